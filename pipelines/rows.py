@@ -10,6 +10,7 @@ import unicodedata
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
+import numpy as np
 import pyarrow as pa
 
 SCHEMA_VERSION = 1
@@ -52,7 +53,9 @@ class Recording:
     codec: str
     licence: str | None = None
     consent_id: str | None = None
+    language: str | None = None
     transcript: str | None = None
+    transcript_format: str = "text"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +102,7 @@ class Utterance:
     text: str
     language: str
     confidence: float | None
+    language_probability: float | None = None
     words: tuple[Word, ...] = ()
     given: bool = False
     """The text came with the recording; the recogniser only checked it."""
@@ -118,11 +122,51 @@ class Screening:
     silence_share: float | None = None
     bandwidth_hz: float | None = None
     phonemes_per_second: float | None = None
-    confidence: float | None = None
     character_error_rate: float | None = None
-    language_probability: float | None = None
     quality: float | None = None
     level_lufs: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LevelledRecording:
+    """A Recording with its normalised audio: `wave` (T,) float32, T = `recording.duration_samples`."""
+
+    recording: Recording
+    wave: np.ndarray
+    gain_db: float
+    warnings: tuple[str, ...] = ()
+    clips: tuple[Clip, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SpokenClip:
+    """An Utterance with its audio as it will be stored: 32 kHz, mono, 16-bit FLAC."""
+
+    utterance: Utterance
+    flac: bytes
+    uri: str
+    gain_db: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Example:
+    """An Utterance with its features: what a trainer reads. Shapes as in the shard's members."""
+
+    utterance: Utterance
+    flac: bytes
+    uri: str
+    gain_db: float
+    content: np.ndarray
+    """(L, C) float16."""
+    tokens: np.ndarray
+    """(S,) int16 semantic tokens."""
+    speaker: np.ndarray
+    """(D,) float32 of unit length, from the speaker verifier."""
+    text_vectors: np.ndarray | None = None
+    """(P, W) float16, where the text has a Mandarin span and the base a text encoder."""
+    speaker_vector: np.ndarray | None = None
+    """(K,) float16, what the Pro releases condition on."""
+    screening: Screening = field(default_factory=Screening)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,6 +270,7 @@ UTTERANCE_SCHEMA = _schema(
     ("text", pa.string()),
     ("language", pa.string()),
     ("confidence", pa.float64()),
+    ("language_probability", pa.float64()),
     ("words", _WORDS),
     ("given", pa.bool_()),
     ("recognised_text", pa.string()),
@@ -237,8 +282,9 @@ UTTERANCE_SCHEMA = _schema(
 
 MANIFEST_SCHEMA = _schema(
     *((entry.name, entry.type) for entry in UTTERANCE_SCHEMA),
-    *((entry.name, pa.float64()) for entry in fields(Screening) if entry.name != "confidence"),
+    *((entry.name, pa.float64()) for entry in fields(Screening)),
     ("uri", pa.string()),
+    ("gain_db", pa.float64()),
     ("shard", pa.string()),
     ("speaker", pa.list_(pa.float32())),
 )

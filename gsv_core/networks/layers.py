@@ -1,0 +1,133 @@
+"""Small parts that several networks share: masks, weight-normalised convolutions, gated stacks.
+
+Weight normalisation: Salimans and Kingma 2016, arXiv:1602.07868. Gated stacks: van den Oord et al. 2016,
+arXiv:1609.03499. Shapes: B batch, C channels, L frames, G width of the timbre vector.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+def sequence_mask(lengths: Tensor, longest: int) -> Tensor:
+    """True where an item still has a value: (B,) -> (B, longest) bool."""
+    return torch.arange(longest, device=lengths.device) < lengths.unsqueeze(1)
+
+
+def frame_mask(lengths: Tensor, longest: int, dtype: torch.dtype) -> Tensor:
+    """The same as a factor for channels: (B,) -> (B, 1, longest), 1 inside and 0 in the padding."""
+    return sequence_mask(lengths, longest).to(dtype).unsqueeze(1)
+
+
+def slice_frames(values: Tensor, starts: Tensor, length: int) -> Tensor:
+    """The `length` columns that begin at each item's own start: (B, C, L), (B,) int64 -> (B, C, length)."""
+    columns = starts.unsqueeze(1) + torch.arange(length, device=values.device)
+    return values.gather(2, columns.unsqueeze(1).expand(-1, values.shape[1], -1))
+
+
+class _WeightNorm(nn.Module):
+    """Holds `weight_g`, `weight_v` and perhaps `bias` instead of a weight: weight = weight_g * weight_v / |weight_v|.
+
+    The norm is taken per first axis, which in a transposed convolution is the input channel.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.weight_v = nn.Parameter(weight.detach())
+        self.weight_g = nn.Parameter(_norm_per_row(weight.detach()))
+        self.bias = None if bias is None else nn.Parameter(bias.detach())
+
+    @property
+    def weight(self) -> Tensor:
+        return self.weight_v * (self.weight_g / _norm_per_row(self.weight_v))
+
+
+def _norm_per_row(weight: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(weight, dim=tuple(range(1, weight.ndim)), keepdim=True)
+
+
+class WeightNormConv1d(_WeightNorm):
+    """A weight-normalised convolution over frames: (B, C, L) -> (B, C', L'). Starts out as `nn.Conv1d` does."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        *,
+        stride: int = 1,
+        padding: int = 0,
+        dilation: int = 1,
+        groups: int = 1,
+    ) -> None:
+        plain = nn.Conv1d(inputs, outputs, kernel, groups=groups)
+        super().__init__(plain.weight, plain.bias)
+        self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.conv1d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+class WeightNormColumnConv2d(_WeightNorm):
+    """A weight-normalised convolution along the rows of each column: (B, C, R, W) -> (B, C', R', W)."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, *, stride: int = 1, padding: int = 0) -> None:
+        plain = nn.Conv2d(inputs, outputs, (kernel, 1))
+        super().__init__(plain.weight, plain.bias)
+        self.stride, self.padding = (stride, 1), (padding, 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.conv2d(x, self.weight, self.bias, self.stride, self.padding)
+
+
+class WeightNormConvTranspose1d(_WeightNorm):
+    """A weight-normalised transposed convolution: (B, C, L) -> (B, C', stride * L) where kernel - stride is even."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, *, stride: int) -> None:
+        plain = nn.ConvTranspose1d(inputs, outputs, kernel, stride)
+        super().__init__(plain.weight, plain.bias)
+        self.stride, self.padding = stride, (kernel - stride) // 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.conv_transpose1d(x, self.weight, self.bias, self.stride, self.padding)
+
+
+class ChannelLayerNorm(nn.Module):
+    """Layer norm over the channels of (B, C, L)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(channels))
+        self.beta = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.layer_norm(x.transpose(1, 2), self.gamma.shape, self.gamma, self.beta).transpose(1, 2)
+
+
+class GatedStack(nn.Module):
+    """Convolutions with a tanh-sigmoid gate, residual and skip paths, all conditioned on one timbre vector."""
+
+    def __init__(self, channels: int, kernel: int, layers: int, timbre_width: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.cond_layer = WeightNormConv1d(timbre_width, 2 * channels * layers, 1)
+        self.in_layers = nn.ModuleList(
+            WeightNormConv1d(channels, 2 * channels, kernel, padding=kernel // 2) for _ in range(layers)
+        )
+        # The last layer has no successor, so it feeds the skip path only.
+        self.res_skip_layers = nn.ModuleList(
+            WeightNormConv1d(channels, 2 * channels if layer < layers - 1 else channels, 1) for layer in range(layers)
+        )
+
+    def forward(self, x: Tensor, mask: Tensor, timbre: Tensor) -> Tensor:
+        """(B, C, L), (B, 1, L), (B, G, 1) -> (B, C, L)."""
+        conditions = self.cond_layer(timbre).chunk(len(self.in_layers), dim=1)
+        skipped = torch.zeros_like(x)
+        for into, out, condition in zip(self.in_layers, self.res_skip_layers, conditions, strict=True):
+            signal, gate = (into(x) + condition).chunk(2, dim=1)
+            passed = out(torch.tanh(signal) * torch.sigmoid(gate))
+            if passed.shape[1] > self.channels:
+                residual, passed = passed.split(self.channels, dim=1)
+                x = (x + residual) * mask
+            skipped = skipped + passed
+        return skipped * mask

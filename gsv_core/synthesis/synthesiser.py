@@ -1,0 +1,290 @@
+"""Text and a Prompt to a wave, with a base and the weights of one voice.
+
+Text is cut into sentences; each goes through text → semantic behind the Prompt's phonemes and tokens, then through
+semantic → wave in the Prompt's timbre. Shapes: P phonemes, S tokens, T samples, F frequency bins, L frames,
+K speaker vector, W text vector.
+"""
+
+import copy
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gsv_core.audio.spectrogram import linear_spectrogram
+from gsv_core.checkpoints.base import BaseModel
+from gsv_core.checkpoints.weights import load_weights, save_weights, write_json
+from gsv_core.features import Features, extract_features, text_vectors_of
+from gsv_core.synthesis.sampling import Sampling, sample_tokens
+from gsv_core.text.front_end import PhonemisedText, UnspeakableText, cut_text, phonemise
+from gsv_core.training.draws import generator_of
+
+_Network = TypeVar("_Network", bound=nn.Module)
+
+PAUSE_S = 0.3
+"""Silence between two sentences."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """The Utterance that shows synthesis how to sound: what was said, how, and by whom."""
+
+    text: str
+    language: str
+    phoneme_ids: Tensor
+    """(P,) int64"""
+    tokens: Tensor
+    """(S,) int64"""
+    wave: Tensor
+    """(T,) float32 at the release's input rate, 32 kHz"""
+    text_vectors: Tensor | None = None
+    """(P, W)"""
+    speaker_vector: Tensor | None = None
+    """(K,)"""
+    clip_id: str | None = None
+
+    @classmethod
+    def of(cls, base: BaseModel, wave: np.ndarray, text: str, language: str, *, clip_id: str | None = None) -> Self:
+        """The Prompt made of a recording (T,) at 32 kHz and its transcript.
+
+        Raises:
+            UnspeakableText: the transcript has no phoneme.
+        """
+        phonemised = phonemise(text, language, release=base.spec.symbols)
+        features = extract_features(base, wave, phonemised)
+        return cls.of_features(features, wave, text, language, phonemised.ids, clip_id=clip_id)
+
+    @classmethod
+    def of_features(
+        cls,
+        features: Features,
+        wave: np.ndarray,
+        text: str,
+        language: str,
+        phoneme_ids: tuple[int, ...],
+        *,
+        clip_id: str | None = None,
+    ) -> Self:
+        """The Prompt made of stored features."""
+        return cls(
+            text=text,
+            language=language,
+            phoneme_ids=torch.tensor(phoneme_ids),
+            tokens=torch.from_numpy(features.tokens).long(),
+            wave=torch.from_numpy(np.ascontiguousarray(wave, dtype=np.float32)),
+            text_vectors=_tensor(features.text_vectors),
+            speaker_vector=_tensor(features.speaker_vector),
+            clip_id=clip_id,
+        )
+
+    def save(self, folder: Path, rate_hz: int = 32_000) -> None:
+        """Write `prompt.safetensors` and, for people, `prompt.json` into `folder`."""
+        tensors = {"phoneme_ids": self.phoneme_ids, "tokens": self.tokens, "wave": self.wave}
+        optional = {"text_vectors": self.text_vectors, "speaker_vector": self.speaker_vector}
+        tensors |= {name: tensor for name, tensor in optional.items() if tensor is not None}
+        save_weights(folder / "prompt.safetensors", tensors, {"schema_version": "1"})
+        record = {
+            "schema_version": 1,
+            "clip_id": self.clip_id,
+            "text": self.text,
+            "language": self.language,
+            "seconds": round(len(self.wave) / rate_hz, 3),
+        }
+        write_json(folder / "prompt.json", record)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """The Prompt that `save` wrote into `folder`.
+
+        Raises:
+            ValueError: a file is missing or is not what `save` writes.
+        """
+        tensors, _ = load_weights(folder / "prompt.safetensors")
+        try:
+            record = json.loads((folder / "prompt.json").read_text(encoding="utf-8"))
+            return cls(
+                text=record["text"],
+                language=record["language"],
+                clip_id=record["clip_id"],
+                phoneme_ids=tensors["phoneme_ids"],
+                tokens=tensors["tokens"],
+                wave=tensors["wave"],
+                text_vectors=tensors.get("text_vectors"),
+                speaker_vector=tensors.get("speaker_vector"),
+            )
+        except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+            raise ValueError(f"{folder} holds no readable Prompt: {error}") from error
+
+
+@dataclass(frozen=True)
+class Speech:
+    """What was synthesised: `wave` (T,) float32 in [-1, 1]; `tokens` per sentence, for those who look inside."""
+
+    wave: np.ndarray
+    rate_hz: int
+    tokens: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def seconds(self) -> float:
+        return len(self.wave) / self.rate_hz
+
+
+class Synthesiser:
+    """A base with one voice's weights in it. Gives the same wave for the same text, Prompt and seed."""
+
+    def __init__(
+        self,
+        base: BaseModel,
+        semantic_weights: Path | None = None,
+        wave_weights: Path | None = None,
+        *,
+        sampling: Sampling | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """Either file may be None: that half stays the base's.
+
+        Raises:
+            ValueError: a file is damaged, belongs to another base, or does not fit the network.
+        """
+        self.base = base
+        self.device = torch.device(device)
+        self.sampling = sampling or Sampling()
+        self.text_to_semantic = _with_weights(base.text_to_semantic, _weights_of(semantic_weights, base), self.device)
+        self.semantic_to_wave = _with_weights(base.semantic_to_wave, _weights_of(wave_weights, base), self.device)
+
+    @classmethod
+    def from_tensors(
+        cls,
+        base: BaseModel,
+        semantic_weights: Mapping[str, Tensor],
+        wave_weights: Mapping[str, Tensor],
+        *,
+        sampling: Sampling | None = None,
+        device: torch.device | str = "cpu",
+    ) -> Self:
+        """The same from tensors in memory, as a trainer's `weights()` gives them."""
+        synthesiser = cls(base, sampling=sampling, device=device)
+        synthesiser.text_to_semantic = _with_weights(base.text_to_semantic, semantic_weights, synthesiser.device)
+        synthesiser.semantic_to_wave = _with_weights(base.semantic_to_wave, wave_weights, synthesiser.device)
+        return synthesiser
+
+    def speak(
+        self, text: str, language: str, prompt: Prompt, *, speed: float = 1.0, seed: int = 0, cut: str = "sentences"
+    ) -> Speech:
+        """`text` in the manner and timbre of `prompt`; `speed` 2 is twice as fast.
+
+        Raises:
+            UnspeakableText: nothing in `text` can be spoken.
+            ValueError: an unknown language, or a speed that is not positive.
+        """
+        if not speed > 0:
+            raise ValueError(f"speed must be positive, got {speed}")
+        sentences = self._sentences(text, language, cut)
+        timbre = self._timbre(prompt)
+        pause = np.zeros(round(PAUSE_S * self.rate_hz), dtype=np.float32)
+        waves: list[np.ndarray] = []
+        spoken = []
+        for number, sentence in enumerate(sentences):
+            tokens = self._tokens(sentence, prompt, generator_of(seed, number, "tokens"))
+            wave = self._decode(tokens, sentence, timbre, speed, generator_of(seed, number, "latent"))
+            waves += [wave] if number == 0 else [pause, wave]
+            spoken.append(tuple(tokens.tolist()))
+        joined = np.concatenate(waves)
+        if not np.isfinite(joined).all():
+            raise ValueError("the weights give no finite wave; they are damaged or their training diverged")
+        return Speech(joined / max(1.0, float(np.abs(joined).max())), self.rate_hz, tuple(spoken))
+
+    @property
+    def rate_hz(self) -> int:
+        return self.base.spec.output_rate_hz
+
+    def _sentences(self, text: str, language: str, cut: str) -> list[PhonemisedText]:
+        sentences = []
+        for piece in cut_text(text, cut):
+            try:
+                sentences.append(phonemise(piece, language, release=self.base.spec.symbols))
+            except UnspeakableText:
+                continue  # a piece of punctuation; the whole text is judged below
+        if not sentences:
+            raise UnspeakableText(f"nothing in {text[:80]!r} can be spoken as {language}")
+        return sentences
+
+    @torch.no_grad()
+    def _timbre(self, prompt: Prompt) -> Tensor:
+        """(1, G, 1) of the Prompt's wave and speaker vector."""
+        peak = float(prompt.wave.abs().max())
+        # Published releases were trained on references that reach 1 at most; far louder ones are halved, no more.
+        wave = prompt.wave / min(2.0, peak) if peak > 1 else prompt.wave
+        spectrogram = linear_spectrogram(wave[None].to(self.device), self.base.spec.spectrogram)
+        vector = None if prompt.speaker_vector is None else prompt.speaker_vector.float()[None].to(self.device)
+        return self.semantic_to_wave.timbre(spectrogram, None, vector)
+
+    def _tokens(self, sentence: PhonemisedText, prompt: Prompt, generator: torch.Generator) -> Tensor:
+        ids = torch.cat([prompt.phoneme_ids, torch.tensor(sentence.ids)]).to(self.device)
+        return sample_tokens(
+            self.text_to_semantic,
+            ids,
+            self._text_vectors(sentence, prompt),
+            prompt.tokens.to(self.device),
+            self.sampling,
+            generator,
+            most_tokens=self.sampling.most_tokens(len(sentence.ids)),
+        )
+
+    def _text_vectors(self, sentence: PhonemisedText, prompt: Prompt) -> Tensor | None:
+        """(P, W) of the Prompt's text and the sentence; zeros where one has none, None where both have none."""
+        own = _tensor(text_vectors_of(self.base, sentence))
+        if own is None and prompt.text_vectors is None:
+            return None
+        width = self.base.text_to_semantic.config.text_vector_width
+        parts = [
+            vectors.float() if vectors is not None else torch.zeros(length, width)
+            for vectors, length in ((prompt.text_vectors, len(prompt.phoneme_ids)), (own, len(sentence.ids)))
+        ]
+        return torch.cat(parts).to(self.device)
+
+    @torch.no_grad()
+    def _decode(
+        self, tokens: Tensor, sentence: PhonemisedText, timbre: Tensor, speed: float, generator: torch.Generator
+    ) -> np.ndarray:
+        wave: Tensor = self.semantic_to_wave.decode(
+            tokens[None],
+            torch.tensor(sentence.ids, device=self.device)[None],
+            timbre=timbre,
+            speed=speed,
+            generator=generator,
+        )
+        return wave[0, 0].float().cpu().numpy()
+
+
+def _tensor(array: np.ndarray | None) -> Tensor | None:
+    return None if array is None else torch.from_numpy(array)
+
+
+def _weights_of(path: Path | None, base: BaseModel) -> dict[str, Tensor]:
+    if path is None:
+        return {}
+    tensors, metadata = load_weights(path)
+    if metadata.get("base_digest") != base.digest:
+        raise ValueError(
+            f"{path} was trained from base {metadata.get('release')} {str(metadata.get('base_digest'))[:12]}, "
+            f"not from {base.release} {base.digest[:12]}"
+        )
+    return tensors
+
+
+def _with_weights(network: _Network, weights: Mapping[str, Tensor], device: torch.device) -> _Network:
+    """A copy of `network` with `weights` in place of its own."""
+    changed = copy.deepcopy(network)
+    own = changed.state_dict()
+    for name, tensor in weights.items():
+        if name not in own or own[name].shape != tensor.shape:
+            expected = tuple(own[name].shape) if name in own else "no such tensor"
+            raise ValueError(f"weights do not fit the base: {name} is {tuple(tensor.shape)}, expected {expected}")
+    changed.load_state_dict({**own, **weights})
+    return changed.to(device).eval()

@@ -1,0 +1,284 @@
+"""English text to phonemes: ARPAbet with stress marks, one phoneme for each mark.
+
+Words are looked up in the CMU Pronouncing Dictionary (a data file of ours), homographs decided by a small tagger of
+their neighbours, unknown words cut into known ones (wordsegment) or spoken by g2p_en's network, whose two data files
+are read without importing the package: its import asks the network for more.
+"""
+
+import gzip
+import importlib.util
+import re
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from importlib import resources
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from gsv_core.text.english_normalisation import normalise
+from gsv_core.text.reading import Reading
+from gsv_core.text.symbols import MARKS
+
+_FEWEST_PHONEMES = 4
+_LONGEST_SPELLED = 3
+# Dictionary words that are names of letters in a row when somebody writes them today.
+_SPELLED = frozenset({"ae", "ai", "ar", "ios", "hud", "os"})
+_PHONEMES = (
+    "AA0 AA1 AA2 AE0 AE1 AE2 AH0 AH1 AH2 AO0 AO1 AO2 AW0 AW1 AW2 AY0 AY1 AY2 B CH D DH EH0 EH1 EH2 ER0 ER1 ER2 EY0 EY1 EY2"
+    " F G HH IH0 IH1 IH2 IY0 IY1 IY2 JH K L M N NG OW0 OW1 OW2 OY0 OY1 OY2 P R S SH T TH UH0 UH1 UH2 UW UW0 UW1 UW2 V W Y"
+    " Z ZH"
+).split()
+_TOKEN = re.compile(r"[A-Za-z]+(?:\.[A-Za-z]+)+(?=$|[^A-Za-z'])|[A-Za-z](?:[A-Za-z]|['\-])+[A-Za-z]|[A-Za-z]+|\S")
+_LOADING = threading.Lock()
+
+
+@cache
+def _load_dictionary() -> dict[str, str]:
+    data = resources.files("gsv_core.text").joinpath("data/cmudict.txt.gz").read_bytes()
+    lines = gzip.decompress(data).decode("utf-8").splitlines()
+    return {word: phonemes for word, _, phonemes in (line.partition(" ") for line in lines) if word not in _SPELLED}
+
+
+def _dictionary() -> dict[str, str]:
+    with _LOADING:
+        return _load_dictionary()
+
+
+def _g2p_en_file(name: str) -> Path:
+    spec = importlib.util.find_spec("g2p_en")
+    if spec is None or not spec.submodule_search_locations:
+        raise ImportError("English needs g2p_en: install gsv-fleet with its dependencies")
+    return Path(spec.submodule_search_locations[0]) / name
+
+
+@dataclass(frozen=True)
+class _Homograph:
+    """A word of two pronunciations: the first where its tag begins with `tag`."""
+
+    first: tuple[str, ...]
+    second: tuple[str, ...]
+    tag: str
+
+
+@cache
+def _homographs() -> dict[str, _Homograph]:
+    found = {}
+    for line in _g2p_en_file("homographs.en").read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#") and line.count("|") == 3:
+            word, first, second, tag = line.strip().split("|")
+            found[word.lower()] = _Homograph(tuple(first.split()), tuple(second.split()), tag)
+    # The list gives the past of "read" one tag and "complex" one that no tagger answers with.
+    found["read"] = _Homograph(("R", "IY1", "D"), ("R", "EH1", "D"), "VB")
+    found["complex"] = _Homograph(found["complex"].first, found["complex"].second, "J")
+    return found
+
+
+class _Network:
+    """g2p_en's letters to phonemes: one GRU reads the word, another writes at most 20 phonemes (Park & Kim 2018)."""
+
+    _LETTERS = {letter: index + 3 for index, letter in enumerate("abcdefghijklmnopqrstuvwxyz")}
+    _UNKNOWN_LETTER, _END_OF_WORD = 1, 2
+    _BEGIN, _END, _FIRST_PHONEME = 2, 3, 4
+    _LONGEST = 20
+
+    def __init__(self, path: Path) -> None:
+        with np.load(path, allow_pickle=False) as arrays:
+            self._weights = {name: arrays[name] for name in arrays.files}
+
+    def _step(self, side: str, x: np.ndarray, h: np.ndarray) -> np.ndarray:
+        """One GRU step, (64,), (128,) -> (128,)."""
+        w = self._weights
+        from_x = w[f"{side}_w_ih"] @ x + w[f"{side}_b_ih"]
+        from_h = w[f"{side}_w_hh"] @ h + w[f"{side}_b_hh"]
+        reset_x, update_x, new_x = np.split(from_x, 3)
+        reset_h, update_h, new_h = np.split(from_h, 3)
+        reset, update = (1 / (1 + np.exp(-(a + b))) for a, b in ((reset_x, reset_h), (update_x, update_h)))
+        return (1 - update) * np.tanh(new_x + reset * new_h) + update * h
+
+    def __call__(self, word: str) -> tuple[str, ...]:
+        w = self._weights
+        h = np.zeros(w["enc_w_hh"].shape[1], np.float32)
+        for index in [*(self._LETTERS.get(letter, self._UNKNOWN_LETTER) for letter in word), self._END_OF_WORD]:
+            h = self._step("enc", w["enc_emb"][index], h)
+        said: list[str] = []
+        last = self._BEGIN
+        while len(said) < self._LONGEST:
+            h = self._step("dec", w["dec_emb"][last], h)
+            last = int((w["fc_w"] @ h + w["fc_b"]).argmax())
+            if last == self._END:
+                break
+            if last >= self._FIRST_PHONEME:
+                said.append(_PHONEMES[last - self._FIRST_PHONEME])
+            else:
+                break
+        return tuple(said)
+
+
+@cache
+def _network() -> _Network:
+    return _Network(_g2p_en_file("checkpoint20.npz"))
+
+
+@cache
+def _segmenter():
+    import wordsegment
+
+    segmenter = wordsegment.Segmenter()
+    segmenter.load()
+    return segmenter
+
+
+# One unknown word is cut into at most this many letters at a time; longer ones are no words.
+_LONGEST_WORD = 40
+
+
+def _parts(word: str) -> list[str]:
+    with _LOADING:
+        return _segmenter().segment(word)
+
+
+def engines() -> dict[str, str]:
+    """Names and versions of the dictionaries that decide the result."""
+    return {"cmudict": "0.7b", "g2p_en": version("g2p_en"), "wordsegment": version("wordsegment")}
+
+
+def _spell(word: str) -> tuple[str, ...]:
+    """The names of the letters."""
+    dictionary = _dictionary()
+    names = {"a": "EY1"}
+    return tuple(
+        phoneme
+        for letter in word.lower()
+        if letter.isalpha()
+        for phoneme in names.get(letter, dictionary.get(letter, "")).split()
+    )
+
+
+def _with_s(stem: tuple[str, ...]) -> tuple[str, ...]:
+    """A possessive: S after voiceless sounds, AH0 Z after hissing ones, Z elsewhere."""
+    last = stem[-1] if stem else ""
+    if last in ("P", "T", "K", "F", "TH", "HH"):
+        return (*stem, "S")
+    if last in ("S", "Z", "SH", "ZH", "CH", "JH"):
+        return (*stem, "AH0", "Z")
+    return (*stem, "Z")
+
+
+@lru_cache(maxsize=65536)
+def pronounce(word: str) -> tuple[str, ...]:
+    """ARPAbet with stress marks of one English word, whatever its letters: known, spelled, cut in two or guessed.
+
+    Empty if it holds no letter from a to z.
+    """
+    word = word.lower()
+    known = _dictionary().get(word) if len(word) > 1 else None
+    if known is not None:
+        return tuple(known.split())
+    if len(word) <= _LONGEST_SPELLED:
+        return _spell(word)
+    if word.endswith("'s"):
+        return _with_s(pronounce(word[:-2]))
+    if len(word) > _LONGEST_WORD:
+        return pronounce(word[:_LONGEST_WORD]) + pronounce(word[_LONGEST_WORD:])
+    parts = _parts(word)
+    if not parts:
+        return ()
+    if len(parts) == 1:
+        return _network()(parts[0])
+    return tuple(phoneme for part in parts for phoneme in pronounce(part))
+
+
+_BEFORE_VERB = frozenset(
+    "to will would can could shall should may might must cannot can't won't wouldn't couldn't shouldn't mustn't do does did"
+    " don't doesn't didn't let let's please i you we they who i'll you'll he'll she'll it'll we'll they'll i'd you'd he'd"
+    " she'd we'd they'd not never always often sometimes also just really rarely usually help and".split()
+)
+_BEFORE_NOUN = frozenset(
+    "a an the this that these those my your his her its our their some any no every each another such what which whose"
+    " of in on at by for from with without into about as under over after before between through during against than"
+    " 's one two three four five six seven eight nine ten is are was were be been being very too so quite more most less"
+    " much many few all both several".split()
+)
+_AFTER_VERB = frozenset(
+    "the a an this that these those my your his her its our their me him them us it you yourself himself herself".split()
+)
+_SUBJECTS = frozenset("he she it who that".split())
+_HAVE = frozenset("have has had having i've you've we've they've was were is are been be being got get".split())
+_PAST_SIGNS = frozenset("yesterday ago last already once".split())
+
+
+def _tags(words: Sequence[str]) -> dict[int, str]:
+    """A tag for each homograph among `words` (lower case, marks included): V.., N or J.
+
+    A handful of neighbours decide: what stands before a verb, before a noun, and after a verb.
+    """
+    tags = {}
+    homographs = _homographs()
+    for index, word in enumerate(words):
+        if word not in homographs:
+            continue
+        before = words[index - 1] if index else "."
+        after = words[index + 1] if index + 1 < len(words) else "."
+        starts = before in MARKS
+        noun_before = before in _BEFORE_NOUN or before.endswith("'s")
+        plural_subject = len(before) > 3 and before.endswith("s") and not before.endswith(("ss", "us", "'s"))
+        if word == "read":
+            past = before in _HAVE or (
+                before in (_SUBJECTS | {"i", "you", "we", "they"}) and any(sign in words for sign in _PAST_SIGNS)
+            )
+            third = before in _SUBJECTS or before.endswith(("ed",))
+            tags[index] = "VBN" if past or third else "N" if noun_before else "VB"
+        elif word == "used":
+            tags[index] = "VBN" if before in _HAVE and after != "to" else "VBD"
+        elif word == "complex":
+            tags[index] = "N" if after in MARKS or after in _BEFORE_NOUN else "J"
+        elif word == "content":
+            tags[index] = "J" if before in ("is", "are", "was", "were", "be", "feel", "felt", "very", "quite") else "N"
+        elif word == "closer":
+            tags[index] = "N" if before in ("a", "the") and after in MARKS else "J"
+        elif noun_before:
+            tags[index] = "N"
+        elif before in _BEFORE_VERB or (before in _SUBJECTS and word.endswith("s")):
+            tags[index] = "V"
+        elif (starts and after in _AFTER_VERB) or (plural_subject and not word.endswith("s") and after not in MARKS):
+            tags[index] = "V"
+        elif after in _AFTER_VERB and not starts:
+            tags[index] = "V"
+        else:
+            tags[index] = "N"
+    return tags
+
+
+def _read_token(token: str, tag: str | None) -> tuple[str, ...]:
+    if not any(letter.isalpha() for letter in token):
+        return (token,)
+    if len(token) == 1:
+        return ("AH0",) if token == "a" else _spell(token)
+    if tag is not None:
+        homograph = _homographs()[token.lower()]
+        exact = homograph.tag != "VB" or tag in ("VB", "VBP")
+        return homograph.first if tag.startswith(homograph.tag) and exact else homograph.second
+    if "." in token:
+        # An address: its parts, without a pause for each dot.
+        return tuple(phoneme for part in token.split(".") for phoneme in pronounce(part))
+    return pronounce(token)
+
+
+def read(text: str) -> Reading:
+    """English `text` to a Reading; it keeps no alignment."""
+    normal_text, lost = normalise(text)
+    tokens = _TOKEN.findall(normal_text)
+    tags = _tags([token.lower() for token in tokens])
+    phonemes: list[str] = []
+    for index, token in enumerate(tokens):
+        for phoneme in _read_token(token, tags.get(index)):
+            if phoneme == "'":
+                phonemes.append("-")
+            elif phoneme in MARKS or phoneme[0].isupper():
+                phonemes.append(phoneme)
+    if 0 < len(phonemes) < _FEWEST_PHONEMES:
+        phonemes.insert(0, ",")
+    return Reading(normal_text=normal_text, phonemes=tuple(phonemes), dropped=lost)

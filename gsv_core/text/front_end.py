@@ -1,0 +1,285 @@
+"""Text to phonemes, in five languages and their mixtures: the one door to this package.
+
+`phonemise` cuts a text into spans of one language (`language_spans`), lets each language's module read its spans and
+joins what they say. Languages load on first use.
+"""
+
+import importlib
+import re
+import unicodedata
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError
+
+from gsv_core.text.language_spans import LANGUAGES, split_languages
+from gsv_core.text.reading import Reading
+from gsv_core.text.symbols import MARKS, PAD, UNKNOWN, ids_of, inventory, known
+
+_MODULES = {"zh": "mandarin", "en": "english", "ja": "japanese", "ko": "korean", "yue": "cantonese"}
+_ONLY_SINCE_V2 = frozenset({"ko", "yue"})
+_SILENT = MARKS | {UNKNOWN, PAD, "[", "]", "空", "停", "SP", "SP2", "SP3"}
+
+
+_LONGEST_TEXT = 100_000
+_LONGEST_CHUNK = 1000
+_SENTENCE_END = re.compile(r"[。！？!?\n]|\.(?=\s)")
+_BLANK = re.compile(r"[\s，,、；]")
+_LINE_BREAK = re.compile("\r\n?|[\x0b\x0c\x85\u2028\u2029]")
+_INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff\ud800-\udfff]")
+_CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f]")
+
+
+class UnspeakableText(ValueError):
+    """Nothing in the text can be spoken: it is empty, or marks, emoji and foreign scripts only."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhonemisedSpan:
+    """One span of one language. `phonemes_per_character` belongs to `normal_text`; empty for en, ja, ko."""
+
+    language: str
+    text: str
+    normal_text: str
+    phonemes: tuple[str, ...]
+    phonemes_per_character: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhonemisedText:
+    """A text as the base models take it.
+
+    `phonemes` and `ids` are (P,). `phonemes_per_character` has one entry per character of `normal_text` and adds up to
+    P if every span keeps that alignment (zh, yue), else it is empty; `spans` always tell. `dropped` are the characters
+    that ought to be heard and are not.
+    """
+
+    text: str
+    normal_text: str
+    phonemes: tuple[str, ...]
+    ids: tuple[int, ...]
+    phonemes_per_character: tuple[int, ...]
+    language: str
+    spans: tuple[PhonemisedSpan, ...] = ()
+    dropped: str = ""
+
+
+def _reader(language: str, release: str) -> Callable[[str], Reading]:
+    module = importlib.import_module(f"gsv_core.text.{_MODULES[language]}")
+    if language == "zh" and release == "v1":
+        return lambda text: module.read(text, erhua=False)
+    return module.read
+
+
+def read_span(text: str, language: str, release: str = "v2") -> Reading:
+    """`text` as one span of `language`, whatever its letters.
+
+    Raises:
+        ValueError: an unknown language or release, or a language that release has no symbols for.
+    """
+    inventory(release)
+    if language not in _MODULES:
+        raise ValueError(f"unknown language {language!r}: choose one of {', '.join(LANGUAGES)}")
+    if release == "v1" and language in _ONLY_SINCE_V2:
+        raise ValueError(f"release v1 has no symbols for {language!r}: use a base model from v2 on")
+    read = _reader(language, release)
+    readings = [read(chunk) for chunk in _chunks(_clean(text))]
+    if len(readings) == 1:
+        return readings[0]
+    return Reading(
+        normal_text=" ".join(reading.normal_text for reading in readings)
+        if language == "en"
+        else "".join(reading.normal_text for reading in readings),
+        phonemes=tuple(phoneme for reading in readings for phoneme in reading.phonemes),
+        phonemes_per_character=tuple(count for reading in readings for count in reading.phonemes_per_character),
+        dropped="".join(dict.fromkeys(character for reading in readings for character in reading.dropped)),
+    )
+
+
+def _clean(text: str) -> str:
+    """What reaches the languages: composed characters, one kind of line break, no control characters or surrogates."""
+    text = _INVISIBLE.sub("", _LINE_BREAK.sub("\n", text))
+    return unicodedata.normalize("NFC", _CONTROL.sub(" ", text))
+
+
+def _chunks(text: str) -> list[str]:
+    """A long text after sentence ends, so that reading it takes time in proportion to its length."""
+    if len(text) <= _LONGEST_CHUNK:
+        return [text]
+    chunks, start = [], 0
+    while len(text) - start > _LONGEST_CHUNK:
+        window = text[start : start + _LONGEST_CHUNK]
+        ends = [end.end() for end in _SENTENCE_END.finditer(window)] or [end.end() for end in _BLANK.finditer(window)]
+        cut = ends[-1] if ends else _LONGEST_CHUNK
+        chunks.append(window[:cut])
+        start += cut
+    return [*chunks, text[start:]]
+
+
+def phonemise(text: str, language: str, release: str = "v2") -> PhonemisedText:
+    """`text` to phonemes and ids of the inventory of `release` ("v1" or "v2").
+
+    `language`: zh, en, ja, ko, yue (each with English words in it), auto or auto_yue (the text decides), all_zh,
+    all_ja, all_ko, all_yue.
+
+    Raises:
+        UnspeakableText: nothing speakable is left.
+        ValueError: an unknown language or release, or a text too long to be one.
+    """
+    inventory(release)
+    if len(text) > _LONGEST_TEXT:
+        raise ValueError(f"a text of {len(text)} characters is too long: cut it, {_LONGEST_TEXT} at most at a time")
+    spans: list[PhonemisedSpan] = []
+    dropped: list[str] = []
+    for span in split_languages(_clean(text), language):
+        reading = read_span(span.text, span.language, release)
+        dropped.extend(reading.dropped)
+        if reading.phonemes:
+            spans.append(
+                PhonemisedSpan(
+                    language=span.language,
+                    text=span.text,
+                    normal_text=reading.normal_text,
+                    phonemes=known(reading.phonemes, release),
+                    phonemes_per_character=reading.phonemes_per_character,
+                )
+            )
+    phonemes = tuple(phoneme for span in spans for phoneme in span.phonemes)
+    if all(phoneme in _SILENT for phoneme in phonemes):
+        shown = text if len(text) <= 40 else f"{text[:40]}…"
+        raise UnspeakableText(f"nothing to speak in {ascii(shown) if not shown.isprintable() else repr(shown)}")
+    aligned = all(span.phonemes_per_character for span in spans)
+    return PhonemisedText(
+        text=text,
+        normal_text="".join(span.normal_text for span in spans),
+        phonemes=phonemes,
+        ids=ids_of(phonemes, release),
+        phonemes_per_character=tuple(count for span in spans for count in span.phonemes_per_character) if aligned else (),
+        language=language,
+        spans=tuple(spans),
+        dropped="".join(dict.fromkeys(dropped)),
+    )
+
+
+def engines() -> dict[str, str]:
+    """Dictionary name -> version of every installed part that decides the phonemes, for a corpus's metadata."""
+    found: dict[str, str] = {}
+    for name in (*_MODULES.values(), "language_spans"):
+        try:
+            found.update(importlib.import_module(f"gsv_core.text.{name}").engines())
+        except PackageNotFoundError:
+            continue
+    return dict(sorted(found.items()))
+
+
+_PART_ENDS = frozenset("，。？！,.?!~:：—…")
+_SOME_MARK = re.compile(r"[，。？！、；,.?!;~:：—…\s]*\Z")
+
+
+def _parts(text: str) -> list[str]:
+    """`text` after each mark; a point between digits is none."""
+    parts, start = [], 0
+    for index, character in enumerate(text):
+        decimal = character == "." and text[index - 1 : index].isdigit() and text[index + 1 : index + 2].isdigit()
+        if character in _PART_ENDS and not decimal:
+            parts.append(text[start : index + 1])
+            start = index + 1
+    return [*parts, text[start:]] if text[start:] else parts
+
+
+def _whole(text: str) -> list[str]:
+    return [text]
+
+
+def _by_four_parts(text: str) -> list[str]:
+    parts = _parts(text)
+    starts = list(range(0, max(len(parts) - 4, 1), 4))
+    return ["".join(parts[start:stop]) for start, stop in zip(starts, [*starts[1:], len(parts)])]
+
+
+def _by_fifty_characters(text: str) -> list[str]:
+    groups: list[str] = []
+    held = ""
+    for part in _parts(text):
+        held += part
+        if len(held) > 50:
+            groups.append(held)
+            held = ""
+    if held and groups and len(held) < 50:
+        groups[-1] += held
+    elif held:
+        groups.append(held)
+    return groups
+
+
+def _by_chinese_stop(text: str) -> list[str]:
+    return re.split("(?<=。)", text)
+
+
+def _by_full_stop(text: str) -> list[str]:
+    return re.split(r"(?<=\.)(?<!\d\.(?=\d))", text)
+
+
+def _by_every_mark(text: str) -> list[str]:
+    return re.split(r"(?<=[,，.。?？!！;；：、…])(?<!\d\.(?=\d))", text)
+
+
+CUTTING_METHODS: Mapping[str, Callable[[str], list[str]]] = {
+    "cut0": _whole,
+    "cut1": _by_four_parts,
+    "cut2": _by_fifty_characters,
+    "cut3": _by_chinese_stop,
+    "cut4": _by_full_stop,
+    "cut5": _by_every_mark,
+}
+# Shorter pieces join the next: a piece of one word is spoken badly.
+_SHORTEST_PIECE = 5
+_LONGEST_PIECE = 510
+_WORDLESS = re.compile(r"[\W_]*")
+
+
+def _not_too_long(piece: str) -> list[str]:
+    if len(piece) <= _LONGEST_PIECE:
+        return [piece]
+    pieces, held = [], ""
+    for part in _parts(piece):
+        # Without a mark in reach a cut between two characters has to do.
+        for start in range(0, len(part), _LONGEST_PIECE):
+            chunk = part[start : start + _LONGEST_PIECE]
+            if held and len(held) + len(chunk) > _LONGEST_PIECE:
+                pieces.append(held)
+                held = ""
+            held += chunk
+    return [*pieces, held]
+
+
+def cut_text(text: str, method: str = "cut5") -> tuple[str, ...]:
+    """A long text in pieces to be spoken one after another; nothing but blanks and wordless pieces is left out.
+
+    Methods: cut0 none, cut1 every four parts, cut2 about fifty characters, cut3 at 。, cut4 at the full stop, cut5 at
+    every mark; a line break always cuts. Pieces under 5 characters join the next, none is longer than 510.
+
+    Raises:
+        ValueError: an unknown method.
+    """
+    if method not in CUTTING_METHODS:
+        raise ValueError(f"unknown cutting method {method!r}: choose one of {', '.join(CUTTING_METHODS)}")
+    lines = [line.strip() for line in text.split("\n")]
+    pieces: list[str] = []
+    held = ""
+    for line in lines:
+        if not line:
+            continue
+        cut = [piece for piece in CUTTING_METHODS[method](line) if piece]
+        # A joined piece keeps the pause that was written between the two.
+        cut[-1] += "" if _SOME_MARK.fullmatch(cut[-1][-1:]) else "."
+        for piece in cut:
+            held += piece
+            if len(held) >= _SHORTEST_PIECE:
+                pieces.append(held)
+                held = ""
+    if held and pieces and len(held) < _SHORTEST_PIECE:
+        pieces[-1] += held
+    elif held:
+        pieces.append(held)
+    spoken = [piece.strip() for piece in pieces if not _WORDLESS.fullmatch(piece)]
+    return tuple(short for piece in spoken for short in _not_too_long(piece))

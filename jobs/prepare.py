@@ -1,0 +1,313 @@
+"""Prepare: raw recordings → a corpus. Look at what is there, plan, and run only the units that are not committed."""
+
+import io
+import json
+import logging
+import platform
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from gsv_core.checkpoints.base import BaseModel, load_base
+from jobs.cluster import Cluster
+from jobs.config import JobConfig
+from jobs.progress import Progress
+from jobs.workspace import Workspace
+from pipelines.flow import Flow, build_flow
+from pipelines.rows import RATE_HZ, REJECTION_SCHEMA, Rejection, table_of
+from pipelines.sources import HandedIn, VoiceCard, gather
+from pipelines.stage import digest_of
+from pipelines.stages.shard import parquet_bytes
+from pipelines.storage import LocalStorage
+from pipelines.units import Committed, Unit, plan, read_committed
+
+logger = logging.getLogger(__name__)
+
+_TOOLS = ("torch", "torchaudio", "ray", "pyarrow", "webdataset", "transformers", "whisperx", "speechbrain", "gsv-fleet")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedVoice:
+    """One voice of the corpus: its card, its committed units, and what was not even read."""
+
+    card: VoiceCard
+    units: tuple[Unit, ...]
+    committed: tuple[Committed, ...]
+    unread: tuple[Rejection, ...]
+    failed_units: tuple[str, ...] = ()
+    """First line of what went wrong, for each unit that could not be made."""
+
+    @property
+    def seconds_in(self) -> float:
+        return self._seconds("duration_samples")
+
+    @property
+    def seconds_kept(self) -> float:
+        return self._seconds("kept_samples")
+
+    @property
+    def seconds_rejected(self) -> float:
+        return self._seconds("rejected_samples")
+
+    @property
+    def rejections(self) -> int:
+        return len(self.unread) + sum(entry.rejected for entry in self.committed)
+
+    def _seconds(self, field: str) -> float:
+        return sum(getattr(account, field) for entry in self.committed for account in entry.accounts) / RATE_HZ
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A corpus as it stands: its digest, the base its features belong to, its voices by name."""
+
+    corpus_digest: str
+    base: BaseModel
+    voices: dict[str, PreparedVoice]
+    units_done_before: int
+    units_made: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """What a run would do; for `--dry-run`."""
+
+    voices: int
+    recordings: int
+    bytes: int
+    units_to_do: int
+    units_done: int
+
+
+def prepare(
+    recordings: Path, workspace: Workspace, config: JobConfig, cluster: Cluster, progress: Progress
+) -> Prepared:
+    """Bring the workspace's corpus up to what `recordings` holds now. Ray is started only if there is work."""
+    base = load_base(config.flow.release, _folder(config))
+    flow = flow_of(config, base)
+    corpus = LocalStorage(workspace.corpus)
+    handed_in = _gather(recordings, corpus, config, progress)
+    planned = plan(handed_in.sources, flow.digest, corpus)
+    errors: dict[str, str] = {}
+    if planned.to_do:
+        errors = _run(planned.to_do, flow, workspace, cluster, progress)
+    _write_unread(handed_in.rejections, {card.voice for card in handed_in.cards}, corpus)
+    voices = _voices(handed_in, (*planned.done, *planned.to_do), errors, corpus)
+    for voice in voices.values():
+        _write_if_new(corpus, f"voices/{voice.card.voice}/voice.json", _card_json(voice.card))
+    corpus_digest = _describe(corpus, config, flow, base, voices)
+    return Prepared(
+        corpus_digest=corpus_digest,
+        base=base,
+        voices=voices,
+        units_done_before=len(planned.done),
+        units_made=len(planned.to_do) - len(errors),
+    )
+
+
+def open_prepared(workspace: Workspace, config: JobConfig) -> Prepared:
+    """The corpus as an earlier `prepare` left it.
+
+    Raises:
+        ValueError: there is none, or it was made for another base or config.
+    """
+    corpus = LocalStorage(workspace.corpus)
+    if not corpus.exists("corpus.json"):
+        raise ValueError(f"--workspace {workspace.root}: no corpus in it; make one with `gsv prepare RECORDINGS`")
+    description = json.loads(corpus.read("corpus.json"))
+    base = load_base(config.flow.release, _folder(config))
+    if description["base_digest"] != base.digest:
+        raise ValueError(
+            f"--workspace {workspace.root}: the corpus was made for base {description['release']} "
+            f"({description['base_digest'][:12]}), not {base.release} ({base.digest[:12]}); prepare it again, or give "
+            "the base it was made for"
+        )
+    current = set(description["units"])
+    voices = {}
+    for name in corpus.names("voices"):
+        if not corpus.exists(f"voices/{name}/voice.json"):
+            continue
+        card = VoiceCard(**json.loads(corpus.read(f"voices/{name}/voice.json")))
+        marks = [mark.removesuffix(".done") for mark in corpus.names(f"voices/{name}/units")]
+        units = tuple(
+            Unit.from_json(corpus.read(f"plan/{unit_id}.json")) for unit_id in sorted(current & set(marks))
+        )
+        path = f"voices/{name}/rejected/inventory.parquet"
+        unread = pq.read_table(io.BytesIO(corpus.read(path))).to_pylist() if corpus.exists(path) else []
+        voices[name] = PreparedVoice(
+            card=card,
+            units=units,
+            committed=tuple(read_committed(unit, corpus) for unit in units),
+            unread=tuple(Rejection(**row) for row in unread),
+        )
+    return Prepared(
+        corpus_digest=description["corpus_digest"],
+        base=base,
+        voices=voices,
+        units_done_before=len(current),
+        units_made=0,
+    )
+
+
+def forecast(recordings: Path, workspace: Workspace, config: JobConfig, progress: Progress) -> Forecast:
+    """What `prepare` would find and do. Nothing but the inventory is written."""
+    flow = flow_of(config, load_base(config.flow.release, _folder(config)))
+    corpus = LocalStorage(workspace.corpus)
+    handed_in = _gather(recordings, corpus, config, progress)
+    planned = plan(handed_in.sources, flow.digest, corpus)
+    return Forecast(
+        voices=len(handed_in.cards),
+        recordings=len(handed_in.sources),
+        bytes=sum(source.size_bytes for source in handed_in.sources),
+        units_to_do=len(planned.to_do),
+        units_done=len(planned.done),
+    )
+
+
+def flow_of(config: JobConfig, base: BaseModel) -> Flow:
+    """The flow for this config and base, with the names of what makes the derived members."""
+    return build_flow(
+        config.flow,
+        base_digest=base.digest,
+        symbols=base.spec.symbols,
+        derived_from=derived_from(base, config),
+    )
+
+
+def derived_from(base: BaseModel, config: JobConfig) -> dict[str, str]:
+    """What makes each derived member of a shard."""
+    return {
+        "content": f"{base.content_encoder.name} {base.content_encoder.digest[:16]}",
+        "semantic": base.token_digest,
+        "speaker": config.flow.engines.speaker_verifier,
+        "phonemes": f"symbols {base.spec.symbols}",
+        **({"bert": base.text_encoder.name} if base.text_encoder else {}),
+        **({"sv": base.digest} if base.speaker_encoder else {}),
+    }
+
+
+def _folder(config: JobConfig) -> Path | None:
+    return Path(config.flow.base_folder) if config.flow.base_folder else None
+
+
+def _gather(recordings: Path, corpus: LocalStorage, config: JobConfig, progress: Progress) -> HandedIn:
+    with progress.bar("look") as bar:
+        return gather(
+            recordings,
+            corpus,
+            language=config.language,
+            on_file=lambda done, total: bar.update(done, total, "files"),
+        )
+
+
+def _run(
+    units: tuple[Unit, ...], flow: Flow, workspace: Workspace, cluster: Cluster, progress: Progress
+) -> dict[str, str]:
+    """Make the units; unit id → first line of the error of those that could not be made."""
+    from pipelines.runner import run_units
+
+    cluster.start()
+    errors = {}
+    done = clips = 0
+    with progress.bar("prepare") as bar:
+
+        def show(rows: dict[str, int]) -> None:
+            bar.update(done, len(units), " · ".join(f"{stage} {count}" for stage, count in rows.items()))
+
+        show({})
+        for result in run_units(units, flow, str(workspace.corpus), actors=cluster.workers, on_progress=show):
+            done += 1
+            clips += result.kept
+            if result.error is not None:
+                errors[result.unit_id] = result.error
+                logger.error("voice %s, unit %s failed:\n%s", result.voice, result.unit_id, result.trace)
+        bar.update(done, len(units), f"{clips} clips kept")
+    return errors
+
+
+def _voices(
+    handed_in: HandedIn, units: Iterable[Unit], errors: dict[str, str], corpus: LocalStorage
+) -> dict[str, PreparedVoice]:
+    by_voice: dict[str, list[Unit]] = {}
+    for unit in units:
+        by_voice.setdefault(unit.voice, []).append(unit)
+    voices = {}
+    for card in handed_in.cards:
+        mine = sorted(by_voice.get(card.voice, []), key=lambda unit: unit.unit_id)
+        made = [unit for unit in mine if unit.unit_id not in errors]
+        voices[card.voice] = PreparedVoice(
+            card=card,
+            units=tuple(made),
+            committed=tuple(read_committed(unit, corpus) for unit in made),
+            unread=tuple(entry for entry in handed_in.rejections if entry.voice == card.voice),
+            failed_units=tuple(errors[unit.unit_id] for unit in mine if unit.unit_id in errors),
+        )
+    return voices
+
+
+def _write_unread(rejections: tuple[Rejection, ...], voices: set[str], corpus: LocalStorage) -> None:
+    """Files that could not even be read belong to no unit; they stand in `rejected/inventory.parquet`."""
+    for voice in sorted(voices):
+        mine = [rejection for rejection in rejections if rejection.voice == voice]
+        path = f"voices/{voice}/rejected/inventory.parquet"
+        if mine:
+            corpus.write(path, parquet_bytes(table_of(mine, REJECTION_SCHEMA)))
+        elif corpus.exists(path):
+            corpus.delete(path)
+
+
+def _describe(
+    corpus: LocalStorage, config: JobConfig, flow: Flow, base: BaseModel, voices: dict[str, PreparedVoice]
+) -> str:
+    """Write `corpus.json` if it says something new, and return the corpus digest."""
+    units = sorted(unit.unit_id for voice in voices.values() for unit in voice.units)
+    digest = digest_of(units)
+    spec = base.spec
+    description: dict[str, Any] = {
+        "schema_version": 1,
+        "corpus_digest": digest,
+        "flow_digest": flow.digest,
+        "release": str(base.release),
+        "base_digest": base.digest,
+        "token_digest": base.token_digest,
+        "speech": spec.note,
+        "engines": {**asdict(config.flow.engines), "align_models": dict(config.flow.engines.align_models)},
+        "derived_from": flow.derived_from,
+        "text": flow.fingerprint()["text"],
+        "symbols": spec.symbols,
+        "tools": {"python": platform.python_version(), **{tool: version(tool) for tool in _TOOLS}},
+        "units": units,
+        "counts": {
+            "voices": len(voices),
+            "recordings": sum(len(unit.sources) for voice in voices.values() for unit in voice.units),
+            "utterances": sum(entry.kept for voice in voices.values() for entry in voice.committed),
+            "seconds_in": round(sum(voice.seconds_in for voice in voices.values()), 3),
+            "seconds_kept": round(sum(voice.seconds_kept for voice in voices.values()), 3),
+            "seconds_rejected": round(sum(voice.seconds_rejected for voice in voices.values()), 3),
+        },
+    }
+    _write_if_new(corpus, "corpus.json", json.dumps(description, indent=1, sort_keys=True).encode())
+    return digest
+
+
+def _write_if_new(corpus: LocalStorage, path: str, data: bytes) -> None:
+    if not corpus.exists(path) or corpus.read(path) != data:
+        corpus.write(path, data)
+
+
+def _card_json(card: VoiceCard) -> bytes:
+    return json.dumps(asdict(card), indent=1, sort_keys=True, default=str).encode()
+
+
+def rejection_reasons(voice: PreparedVoice, corpus: LocalStorage) -> Counter[str]:
+    """How many rows of a voice were left out, by reason."""
+    reasons = Counter(rejection.reason for rejection in voice.unread)
+    for unit in voice.units:
+        data = corpus.read(f"voices/{unit.voice}/rejected/{unit.unit_id}.parquet")
+        reasons.update(pq.read_table(io.BytesIO(data), columns=["reason"])["reason"].to_pylist())
+    return reasons

@@ -1,0 +1,161 @@
+"""A finished run to a version of its voice in the registry.
+
+The version holds the weights of the chosen pair, the Prompt and gsv_core; the base stays where it is unless it is
+bundled. Every run is registered and becomes the voice's `challenger`. The alias `champion` is never set here, not even
+for a first version: it moves by `gsv promote` alone, through the gate.
+"""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import gsv_core
+from gsv_core.checkpoints.releases import RELEASES, Release
+from gsv_core.checkpoints.weights import write_json
+from jobs.run_folder import HALVES, RunFolder, numbers_of
+from jobs.tracking import CHALLENGER, FILES_NAME, PACKAGES, RegisteredVersion, Tracker, VoicePackage, installed_versions
+
+
+def register_voice(
+    tracker: Tracker,
+    run_dir: Path,
+    *,
+    consent: Mapping[str, Any] | None = None,
+    require_consent: bool = False,
+    base: Path | None = None,
+    bundle: bool = False,
+) -> RegisteredVersion:
+    """The version made of the run in `run_dir`: a new one, or the one that was made of it before.
+
+    `consent` is what `voice.yaml` says of it; all of it is tagged. With `bundle` the base's files in the models folder
+    `base` go into the version. A run that is not in the tracker yet is logged first.
+
+    Raises:
+        ValueError: the run is not finished, consent is required and missing, or there is nothing to bundle.
+        TrackingError: the store failed; call again.
+    """
+    folder = RunFolder.read(run_dir)
+    if require_consent and not (consent or folder.run.get("consent_id")):
+        raise ValueError(
+            f"voice {folder.voice!r} has no consent; add `consent:` to its voice.yaml, or do not require it"
+        )
+    release = Release(folder.run["release"])
+    aliases = (CHALLENGER, f"{CHALLENGER}-{release}")
+    present = tracker.registry.find(folder.voice, folder.run_id)
+    if present is not None:
+        tracker.registry.point(present, aliases)  # an earlier call may have ended between version and alias
+        return present
+    run_id = tracker.find_run(folder.run_id) or tracker.log_voice(None, run_dir)
+    with tempfile.TemporaryDirectory() as temporary:
+        files = Path(temporary) / FILES_NAME
+        files.mkdir()
+        _collect_files(folder, files)
+        if bundle:
+            _collect_base(release, base, files / "base")
+        return tracker.registry.add_version(
+            folder.voice,
+            run_id,
+            _package(files, folder),
+            tags=version_tags(folder, consent),
+            description=describe(folder),
+            aliases=aliases,
+        )
+
+
+def version_tags(folder: RunFolder, consent: Mapping[str, Any] | None) -> dict[str, str]:
+    """What a version is found and judged by; a consent without an id of its own is named by its digest."""
+    tags = {key: str(folder.run[key]) for key in ("voice", "release", "base_digest", "corpus_digest", "run_id")}
+    tags |= {f"score.{name}": f"{value:.6g}" for name, value in numbers_of(folder.best_pair).items()}
+    tags |= {f"engine.{part}": str(name) for part, name in _engines(folder).items()}
+    if folder.scores.get("independent") is not None:
+        tags["likeness_independent"] = str(folder.scores["independent"]).lower()
+    if folder.run.get("consent_id"):
+        tags["consent_id"] = str(folder.run["consent_id"])
+    if consent:
+        text = json.dumps(consent, ensure_ascii=False, sort_keys=True, default=str)
+        tags["consent_id"] = str(
+            consent.get("consent_id") or consent.get("id") or tags.get("consent_id") or _digest(text)
+        )
+        tags |= {f"consent.{key}": str(value) for key, value in consent.items() if value is not None}
+    return tags
+
+
+def describe(folder: RunFolder) -> str:
+    """A version in Markdown: what it is, its scores beside the untuned base and real recordings, and who measured."""
+    note = folder.scores.get("speech") or RELEASES[Release(folder.run["release"])].note
+    columns = {
+        "this version": folder.best_pair,
+        "untuned base": folder.scores.get("base") or {},
+        "real recordings": folder.scores.get("ceiling") or {},
+    }
+    numbers = {name: numbers_of(record) for name, record in columns.items()}
+    measures = list(dict.fromkeys(measure for record in numbers.values() for measure in record))
+    engines = ", ".join(f"{part.replace('_', ' ')}: {name}" for part, name in _engines(folder).items())
+    lines = [f"**{folder.voice}** on base {folder.run['release']}, run `{folder.run_id}`.", ""]
+    if note:
+        lines += [f"**{note}.**".replace("..", "."), ""]
+    lines += [f"| | {' | '.join(columns)} |", "|---|---:|---:|---:|"]
+    for measure in measures:
+        cells = (f"{record[measure]:.3g}" if measure in record else "–" for record in numbers.values())
+        lines.append(f"| {measure.replace('_', ' ')} | {' | '.join(cells)} |")
+    lines += ["", f"Measured by {engines or 'no engine'}."]
+    if folder.scores.get("independent") is False:
+        lines.append("Likeness is not independent: the engine that measured it also screened the data.")
+    best = folder.scores["best"]
+    lines.append(f"Pair: `{best['semantic']}` + `{best['wave']}` ({best.get('rule', 'best score')}).")
+    return "\n".join(lines)
+
+
+def _engines(folder: RunFolder) -> dict[str, str]:
+    return {part: name for part, name in (folder.scores.get("engines") or {}).items() if name}
+
+
+def _collect_files(folder: RunFolder, target: Path) -> None:
+    """Write into `target` what `voice_model.load_voice` reads."""
+    from jobs.voice_model import SCHEMA_VERSION
+
+    for half in HALVES:
+        shutil.copyfile(folder.weights_path(half), target / f"{half}.safetensors")
+    for name in ("prompt.json", "prompt.safetensors"):
+        shutil.copyfile(folder.path / name, target / name)
+    keys = ("voice", "release", "base_digest", "token_digest", "run_id", "trainer_version")
+    write_json(
+        target / "voice.json",
+        {
+            "schema_version": SCHEMA_VERSION,
+            **{key: folder.run.get(key) for key in keys},
+            **{half: folder.scores["best"][half] for half in HALVES},
+        },
+    )
+
+
+def _collect_base(release: Release, base: Path | None, target: Path) -> None:
+    """Copy the files of `release` from the models folder `base`; `nano` has none."""
+    for name in RELEASES[release].files:
+        if base is None or not (base / name).is_file():
+            raise ValueError(f"cannot bundle base {release}: {name} is not in {base}; run `gsv models pull {release}`")
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(base / name, target / name)
+
+
+def _package(files: Path, folder: RunFolder) -> VoicePackage:
+    from jobs import voice_model
+
+    versions = installed_versions(PACKAGES)
+    return VoicePackage(
+        model=Path(voice_model.__file__),
+        files=files,
+        code=Path(gsv_core.__file__).parent,
+        # Without local labels such as +cpu, which no index has.
+        requirements=tuple(f"{name}=={version.partition('+')[0]}" for name, version in versions.items()),
+        signature=voice_model.signature(),
+        example={"text": [folder.prompt["text"]], "language": [folder.prompt["language"]]},
+    )
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:20]

@@ -1,0 +1,176 @@
+"""A registered voice as MLflow's Python model: text and language in, WAV bytes and their rate out.
+
+MLflow stores this very file, with the gsv_core beside it, in every version, so it imports nothing else of ours. The
+voice's own files are one folder: `voice.json`, the weights of both networks and the Prompt. The base they belong to is
+found by release and compared by digest: inside the version (`base/`), in the folder the model configuration calls
+`models`, or in that of the environment's GSV_MODELS; `nano` needs none. Axes: T samples.
+"""
+
+import io
+import json
+import os
+import wave
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import mlflow.pyfunc
+import numpy as np
+import pandas as pd
+import torch
+from mlflow.models import ModelSignature
+from mlflow.types import ColSpec, Schema
+
+from gsv_core.audio.resample import resample
+from gsv_core.checkpoints.base import load_base
+from gsv_core.features import ENCODER_RATE_HZ, RATE_HZ, speaker_vector_of
+from gsv_core.synthesis.synthesiser import Prompt, Synthesiser
+
+SCHEMA_VERSION = 1
+REFERENCE_SECONDS = (3.0, 10.0)
+"""What GPT-SoVITS was made to take its manner from; outside of it, it refuses."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Voice:
+    """A voice in memory, ready to speak."""
+
+    description: dict[str, Any]
+    synthesiser: Synthesiser
+    prompt: Prompt
+
+    def speak(
+        self, text: str, language: str, *, speed: float = 1.0, seed: int = 0, reference: bytes | None = None
+    ) -> tuple[bytes, int]:
+        """`text` as the bytes of a 16-bit WAV and their rate in Hz; the same arguments give the same bytes.
+
+        `reference` is another recording of the voice, WAV bytes of 3 to 10 s, that gives the timbre instead of the
+        stored Prompt; its words are not known, so it continues nothing ("no-text" mode).
+
+        Raises:
+            ValueError: nothing speakable, an unknown language, a speed out of range, or an unfit reference.
+        """
+        prompt = self.prompt if reference is None else self._prompt_of(reference)
+        speech = self.synthesiser.speak(text, language, prompt, speed=speed, seed=seed)
+        return wav_bytes(speech.wave, speech.rate_hz), speech.rate_hz
+
+    def _prompt_of(self, reference: bytes) -> Prompt:
+        samples, rate_hz = read_wav(reference)
+        seconds = len(samples) / rate_hz
+        shortest, longest = REFERENCE_SECONDS
+        if not shortest <= seconds <= longest:
+            raise ValueError(f"a reference should last {shortest:g} to {longest:g} s, got {seconds:.1f} s")
+        vector = speaker_vector_of(self.synthesiser.base, torch.from_numpy(resample(samples, rate_hz, ENCODER_RATE_HZ)))
+        nothing = torch.empty(0, dtype=torch.int64)
+        return Prompt(
+            text="",
+            language=self.prompt.language,
+            phoneme_ids=nothing,
+            tokens=nothing,
+            wave=torch.from_numpy(resample(samples, rate_hz, RATE_HZ)),
+            speaker_vector=None if vector is None else torch.from_numpy(vector),
+        )
+
+
+class VoiceModel(mlflow.pyfunc.PythonModel):
+    """What `mlflow.pyfunc.load_model` and `mlflow models serve` run; columns as in `signature`."""
+
+    def load_context(self, context: mlflow.pyfunc.PythonModelContext) -> None:
+        """Read the voice and its base; MLflow calls this once per process."""
+        self._voice = load_voice(Path(context.artifacts["voice"]), models=(context.model_config or {}).get("models"))
+
+    def predict(
+        self,
+        context: mlflow.pyfunc.PythonModelContext,  # noqa: ARG002 - MLflow's signature
+        model_input: pd.DataFrame,
+        params: dict[str, Any] | None = None,  # noqa: ARG002
+    ) -> pd.DataFrame:
+        """Speak each line of `model_input`, in its order."""
+        spoken = [self._voice.speak(**_arguments(row)) for row in model_input.to_dict("records")]
+        return pd.DataFrame(spoken, columns=["audio", "rate_hz"])
+
+
+def signature() -> ModelSignature:
+    """The columns of the DataFrames that go in and come out."""
+    return ModelSignature(
+        inputs=Schema(
+            [
+                ColSpec("string", "text"),
+                ColSpec("string", "language"),
+                ColSpec("binary", "reference", required=False),
+                ColSpec("double", "speed", required=False),
+                ColSpec("long", "seed", required=False),
+            ]
+        ),
+        outputs=Schema([ColSpec("binary", "audio"), ColSpec("long", "rate_hz")]),
+    )
+
+
+def load_voice(folder: Path, *, models: str | Path | None = None) -> Voice:
+    """The voice in `folder`, on its base.
+
+    Raises:
+        ValueError: the base is missing or not the one the voice was trained on, or a file is damaged.
+    """
+    description = json.loads((folder / "voice.json").read_text(encoding="utf-8"))
+    if description["schema_version"] > SCHEMA_VERSION:
+        raise ValueError(f"{folder} was written by a newer gsv-fleet (schema {description['schema_version']})")
+    base = load_base(description["release"], _models_folder(folder, models))
+    if base.digest != description["base_digest"]:
+        raise ValueError(
+            f"voice {description['voice']!r} was trained on base {description['release']} with digest "
+            f"{description['base_digest'][:16]}…, but the one found here has {base.digest[:16]}…; "
+            "nano needs the same version of torch, others the same files"
+        )
+    synthesiser = Synthesiser(base, folder / "semantic.safetensors", folder / "wave.safetensors")
+    return Voice(description=description, synthesiser=synthesiser, prompt=Prompt.load(folder))
+
+
+def wav_bytes(samples: np.ndarray, rate_hz: int) -> bytes:
+    """(T,) float in [-1, 1] as a mono 16-bit WAV; what lies outside is clipped."""
+    integers = np.clip(np.rint(np.asarray(samples, dtype=np.float64) * 32768.0), -32768, 32767).astype("<i2")
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate_hz)
+        file.writeframes(integers.tobytes())
+    return buffer.getvalue()
+
+
+def read_wav(content: bytes) -> tuple[np.ndarray, int]:
+    """A 16-bit WAV as ((T,) float32, rate in Hz), its channels averaged.
+
+    Raises:
+        ValueError: these are no bytes of such a file.
+    """
+    try:
+        with wave.open(io.BytesIO(content)) as file:
+            width, channels, rate_hz = file.getsampwidth(), file.getnchannels(), file.getframerate()
+            frames = file.readframes(file.getnframes())
+    except (wave.Error, EOFError) as error:
+        raise ValueError(f"expected the bytes of a WAV file, got {len(content)} bytes: {error}") from error
+    if width != 2:
+        raise ValueError(f"expected a WAV of 16 bits, got {8 * width}")
+    usable = len(frames) - len(frames) % (2 * channels)  # a truncated file may end inside a frame
+    samples = np.frombuffer(frames[:usable], dtype="<i2").reshape(-1, channels)
+    return (samples.astype(np.float32) / 32768.0).mean(axis=1), rate_hz
+
+
+def _models_folder(folder: Path, models: str | Path | None) -> Path | None:
+    """Where the files of a published base are: in the version itself, as configured, or as the environment says."""
+    if (folder / "base").is_dir():
+        return folder / "base"
+    place = models or os.environ.get("GSV_MODELS")
+    return Path(place) if place else None
+
+
+def _arguments(row: dict[str, Any]) -> dict[str, Any]:
+    """A line of the input as arguments of `speak`; an optional cell that is empty is left to its default."""
+    given = {key: value for key, value in row.items() if value is not None and value == value}  # NaN is not itself
+    types = {"text": str, "language": str, "reference": bytes, "speed": float, "seed": int}
+    return {key: types[key](value) for key, value in given.items() if key in types}
+
+
+mlflow.models.set_model(VoiceModel())

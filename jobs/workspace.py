@@ -1,0 +1,65 @@
+"""The folder a job works in: where its corpus, its registry and its logs lie, and the lock that keeps a second job out."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workspace:
+    """One workspace; `root` exists and can be written once `open` has returned it."""
+
+    root: Path
+
+    @classmethod
+    def open(cls, root: Path) -> "Workspace":
+        """Make the folder if need be. Raises ValueError where it cannot be written."""
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            probe = root / f".writable-{os.getpid()}"
+            probe.write_bytes(b"")
+            probe.unlink()
+        except OSError as error:
+            raise ValueError(
+                f"--workspace {root}: cannot write there ({error.strerror}); give a folder you may write to"
+            ) from error
+        return cls(root=root.absolute())
+
+    @property
+    def corpus(self) -> Path:
+        return self.root / "corpus"
+
+    @property
+    def report(self) -> Path:
+        return self.corpus / "report" / "index.html"
+
+    @property
+    def default_tracking_uri(self) -> str:
+        return f"sqlite:///{self.root / 'mlflow.db'}"
+
+    def voice(self, voice: str) -> Path:
+        return self.corpus / "voices" / voice
+
+    def run(self, voice: str, run_id: str) -> Path:
+        return self.voice(voice) / "runs" / run_id
+
+    @contextmanager
+    def lease(self) -> Iterator[None]:
+        """Hold the workspace alone. The lock dies with its process. Raises ValueError where another job holds it."""
+        with (self.root / ".lock").open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                holder = file.read().strip() or "unknown"
+                raise ValueError(
+                    f"--workspace {self.root}: another job (process {holder}) is at work there; wait for it, or give "
+                    "another workspace"
+                ) from None
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield

@@ -1,0 +1,79 @@
+"""The names in a config to loaded engines. Nothing is loaded before it is asked for, once per actor."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pipelines.engines.protocols import QualityModel, Recogniser, SpeakerVerifier, VoiceActivity
+
+RECOGNISERS = ("pocketsphinx", "whisperx")
+SPEAKER_VERIFIERS = ("resemblyzer", "ecapa")
+QUALITY_MODELS = ("dnsmos", "none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """Which engine does what. Names of models are local folders or names on the hub."""
+
+    recogniser: str = "pocketsphinx"
+    recogniser_model: str = "large-v3"
+    """Faster-whisper's: a folder in CTranslate2's format, or a name of the hub. Not used by pocketsphinx."""
+    align_models: Mapping[str, str] = field(default_factory=dict)
+    """Language → wav2vec2 folder or hub name; whisperX's own choice for the others."""
+    compute_type: str = "int8"
+    speaker_verifier: str = "resemblyzer"
+    speaker_verifier_model: str = "speechbrain/spkrec-ecapa-voxceleb"
+    """Folder with ECAPA's tensors, or a name on the hub. Not used by resemblyzer."""
+    quality: str = "dnsmos"
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        for what, value, known in (
+            ("recogniser", self.recogniser, RECOGNISERS),
+            ("speaker_verifier", self.speaker_verifier, SPEAKER_VERIFIERS),
+            ("quality", self.quality, QUALITY_MODELS),
+        ):
+            if value not in known:
+                raise ValueError(f"engines.{what}: expected one of {', '.join(known)}, got {value!r}")
+
+
+def load_recogniser(config: EngineConfig) -> Recogniser:
+    """Speech to text and word times."""
+    if config.recogniser == "whisperx":
+        from pipelines.engines.recogniser import WhisperXRecogniser
+
+        return WhisperXRecogniser(
+            config.recogniser_model,
+            align_models=config.align_models,
+            compute_type=config.compute_type,
+            device=config.device,
+        )
+    from pipelines.engines.embedded_recogniser import PocketsphinxRecogniser
+
+    return PocketsphinxRecogniser()
+
+
+def load_speaker_verifier(config: EngineConfig) -> SpeakerVerifier:
+    """A wave to a vector that says who speaks."""
+    if config.speaker_verifier == "ecapa":
+        from pipelines.engines.speaker_verifier import EcapaVerifier
+
+        return EcapaVerifier(config.speaker_verifier_model, device=config.device)
+    from pipelines.engines.embedded_verifier import ResemblyzerVerifier
+
+    return ResemblyzerVerifier()
+
+
+def load_quality(config: EngineConfig) -> QualityModel | None:
+    """Predicted opinion; None where the config wants none."""
+    if config.quality == "none":
+        return None
+    from pipelines.engines.quality import DnsmosQuality
+
+    return DnsmosQuality()
+
+
+def load_voice_activity(_config: EngineConfig) -> VoiceActivity:
+    """Where somebody speaks."""
+    from pipelines.engines.voice_activity import SileroVoiceActivity
+
+    return SileroVoiceActivity()

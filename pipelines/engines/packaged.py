@@ -1,0 +1,47 @@
+"""A file inside an installed package, found without importing the package.
+
+Several libraries carry their trained models with them; importing the library for the sake of one file would cost
+seconds and drag in what is not needed.
+"""
+
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+
+
+def packaged_file(package: str, relative: str) -> Path:
+    """The path of `relative` inside `package`.
+
+    Raises:
+        ValueError: the package is not installed, or does not carry this file.
+    """
+    spec = find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise ValueError(f"the package {package} is missing: pip install {package.replace('_', '-')}")
+    path = Path(spec.submodule_search_locations[0]) / relative
+    if not path.is_file():
+        raise ValueError(
+            f"{package} {package_version(package)} has no {relative}: install the version in requirements.lock"
+        )
+    return path
+
+
+def package_version(package: str) -> str:
+    """The installed version of a distribution, for an engine's name; "unknown" for a folder on the path."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def onnx_session(path: Path):  # type: ignore[no-untyped-def]  # onnxruntime ships no types
+    """An onnxruntime session on one CPU thread: the same result whatever the machine, and no fight over cores."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ValueError("the package onnxruntime is missing: pip install onnxruntime") from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(str(path), sess_options=options, providers=["CPUExecutionProvider"])

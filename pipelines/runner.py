@@ -1,0 +1,239 @@
+"""Run units through the stages with Ray Data: the only caller of `ray.data`.
+
+A row is a unit. Neighbouring stages that ask for the same resources share one pool of actors, so that on a machine
+without a GPU a unit stays in one process from its files to its shard, and with a GPU only the model stages occupy it.
+What a unit could not do is its result, not an exception: the other units go on.
+"""
+
+import logging
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import ray
+import ray.data
+
+from pipelines.flow import Flow
+from pipelines.ledger import Ledger
+from pipelines.rows import Example, LevelledRecording, Rejection, SpokenClip
+from pipelines.stage import Resources, Stage
+from pipelines.storage import open_storage
+from pipelines.units import Committed, Unit, commit, file_digests
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitResult:
+    """What became of a unit. `error` is the last line of what went wrong, `trace` the whole of it."""
+
+    unit_id: str
+    voice: str
+    kept: int = 0
+    rejected: int = 0
+    seconds: float = 0.0
+    error: str | None = None
+    trace: str | None = None
+
+
+@dataclass
+class _Work:
+    """A unit on its way through the stages."""
+
+    unit: Unit
+    rows: list[Any]
+    rejections: list[Rejection] = field(default_factory=list)
+    ledger: Ledger = field(default_factory=Ledger)
+    counts: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+    error: str | None = None
+    trace: str | None = None
+
+    def advance(self, stage: Stage[Any, Any], model: Any, on_row: Callable[[str], None]) -> None:
+        """Take every row through one stage."""
+        rows: list[Any] = []
+        for row in self.rows:
+            for result in stage.process(row, model):
+                (self.rejections if isinstance(result, Rejection) else rows).append(result)
+            on_row(stage.name)
+        for row in rows:
+            if isinstance(row, LevelledRecording):
+                self.ledger.open(row.recording)
+        clips_are_final = any(isinstance(row, LevelledRecording) for row in self.rows) and not any(
+            isinstance(row, LevelledRecording) for row in rows
+        )
+        if clips_are_final:
+            self.ledger.note_silence([row for row in rows if isinstance(row, SpokenClip)], self.rejections)
+        self.counts[stage.name] = len(rows)
+        self.rows = rows
+
+
+@ray.remote(num_cpus=0)
+class _Board:
+    """Counts rows per stage while units are in flight, for the progress display."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, int] = {}
+
+    def add(self, stage: str, rows: int) -> None:
+        self._rows[stage] = self._rows.get(stage, 0) + rows
+
+    def read(self) -> dict[str, int]:
+        return dict(self._rows)
+
+
+class _StageActor:
+    """One actor of a pool: some neighbouring stages with their models loaded; the last pool also commits."""
+
+    def __init__(self, flow: Flow, stages: Sequence[Stage[Any, Any]], corpus: str, board: Any, last: bool) -> None:
+        self._flow = flow
+        self._stages = [(stage, stage.load()) for stage in stages]
+        self._corpus = open_storage(corpus)
+        self._board = board
+        self._last = last
+        self._counted: dict[str, int] = {}
+        self._told = time.monotonic()
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
+        work = _work_of(batch)
+        started = time.monotonic()
+        if work.error is None:
+            try:
+                self._run(work)
+            except Exception as error:  # noqa: BLE001 - recorded below; the other units go on
+                work.error = f"{type(error).__name__}: {error}".splitlines()[0]
+                work.trace = traceback.format_exc()
+        work.seconds += time.monotonic() - started
+        self._tell(force=True)
+        if not self._last:
+            return {"unit": [work.unit.to_json()], "work": _objects(work)}
+        return {
+            "unit_id": [work.unit.unit_id],
+            "voice": [work.unit.voice],
+            "kept": [len(work.rows) if work.error is None else 0],
+            "rejected": [len(work.rejections)],
+            "seconds": [work.seconds],
+            "error": [work.error or ""],
+            "trace": [work.trace or ""],
+        }
+
+    def _run(self, work: _Work) -> None:
+        for stage, model in self._stages:
+            work.advance(stage, model, self._count)
+        if self._last:
+            self._commit(work)
+
+    def _commit(self, work: _Work) -> None:
+        examples = [row for row in work.rows if isinstance(row, Example)]
+        unit = work.unit
+        files = self._flow.writer.files(
+            unit.voice, unit.unit_id, examples, work.rejections, self._flow.derived_from
+        )
+        committed = Committed(
+            unit_id=unit.unit_id,
+            voice=unit.voice,
+            config_digest=unit.config_digest,
+            files=file_digests(files),
+            accounts=tuple(work.ledger.settle(examples, work.rejections)),
+            kept=len(examples),
+            rejected=len(work.rejections),
+            counts=work.counts,
+        )
+        commit(unit, files, committed, self._corpus)
+
+    def _count(self, stage: str) -> None:
+        self._counted[stage] = self._counted.get(stage, 0) + 1
+        self._tell(force=False)
+
+    def _tell(self, *, force: bool) -> None:
+        if force or time.monotonic() - self._told > 0.5:
+            for stage, rows in self._counted.items():
+                self._board.add.remote(stage, rows)
+            self._counted.clear()
+            self._told = time.monotonic()
+
+
+def run_units(
+    units: Sequence[Unit],
+    flow: Flow,
+    corpus: str,
+    *,
+    actors: int,
+    on_progress: Callable[[dict[str, int]], None] | None = None,
+) -> Iterator[UnitResult]:
+    """Run `units` and yield what became of each as it is done. Ray must be up."""
+    if not units:
+        return
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    board = _Board.remote()  # type: ignore[attr-defined]
+    dataset = ray.data.from_items([{"unit": unit.to_json()} for unit in units], override_num_blocks=min(len(units), 500))
+    groups = stage_groups(flow.stages)
+    for number, (resources, stages) in enumerate(groups):
+        dataset = dataset.map_batches(
+            _StageActor,  # type: ignore[arg-type]
+            fn_constructor_args=(flow, stages, corpus, board, number == len(groups) - 1),
+            batch_size=1,
+            batch_format="numpy",
+            compute=ray.data.ActorPoolStrategy(size=min(actors, len(units))),
+            num_cpus=resources.cpus / max(1, len(groups)) if len(groups) > 1 else resources.cpus,
+            num_gpus=resources.gpus or None,
+        )
+    with _watching(board, on_progress):
+        for row in dataset.iter_rows():
+            yield UnitResult(
+                unit_id=row["unit_id"],
+                voice=row["voice"],
+                kept=int(row["kept"]),
+                rejected=int(row["rejected"]),
+                seconds=float(row["seconds"]),
+                error=row["error"] or None,
+                trace=row["trace"] or None,
+            )
+
+
+def stage_groups(stages: Sequence[Stage[Any, Any]]) -> list[tuple[Resources, list[Stage[Any, Any]]]]:
+    """Neighbouring stages with equal resources, together."""
+    return [(resources, list(group)) for resources, group in groupby(stages, key=lambda stage: stage.resources)]
+
+
+class _watching:  # noqa: N801 - reads as a statement
+    """Call back with the board's counts about twice a second while the block runs."""
+
+    def __init__(self, board: Any, on_progress: Callable[[dict[str, int]], None] | None) -> None:
+        self._board, self._on_progress = board, on_progress
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> None:
+        if self._on_progress is not None:
+            self._thread.start()
+
+    def __exit__(self, *exception: object) -> None:
+        self._ended.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _watch(self) -> None:
+        assert self._on_progress is not None
+        while not self._ended.wait(0.5):
+            self._on_progress(ray.get(self._board.read.remote()))
+
+
+def _work_of(batch: dict[str, np.ndarray]) -> _Work:
+    if "work" in batch:
+        return batch["work"][0]
+    unit = Unit.from_json(str(batch["unit"][0]))
+    return _Work(unit=unit, rows=list(unit.sources))
+
+
+def _objects(work: _Work) -> np.ndarray:
+    column = np.empty(1, dtype=object)
+    column[0] = work
+    return column

@@ -1,0 +1,331 @@
+"""What was handed in: a folder with one sub-folder per voice, or a table, becomes Sources and the cards of their voices.
+
+A file is known by the SHA-256 of its bytes. The inventory remembers (place, size, time of change) → digest, so that a
+second look rereads nothing. File names, tables and YAML are hostile until checked: links are not followed out of a
+voice's folder, names become paths only through `rows.voice_name`, and YAML is read with the safe loader.
+"""
+
+import csv
+import hashlib
+import io
+import json
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from pipelines.rows import Rejection, Source, recording_id, voice_name
+from pipelines.storage import Storage
+
+MEDIA_SUFFIXES = frozenset(
+    ".wav .wave .flac .mp3 .ogg .oga .opus .m4a .m4b .aac .wma .webm .mkv .mka .mp4 .mov .avi .aif .aiff .aifc .caf .au"
+    " .amr .3gp .ac3 .w64 .rf64 .wv .ape .tta .mpg .mpeg .ts .flv".split()
+)
+_SIDECARS = (".srt", ".lab", ".txt")
+_LONGEST_TEXT_BYTES = 4 << 20
+_INVENTORY = "inventory.parquet"
+_INVENTORY_SCHEMA = pa.schema(
+    [("uri", pa.string()), ("size_bytes", pa.int64()), ("changed_ns", pa.int64()), ("digest", pa.string())]
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VoiceCard:
+    """What is known of a voice before it is heard: the content of its `voice.yaml`."""
+
+    voice: str
+    display_name: str
+    language: str | None = None
+    pronunciation: str = "keep"
+    licence: str | None = None
+    consent: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.pronunciation not in ("keep", "standard", "mixed"):
+            raise ValueError(
+                f"voice {self.display_name!r}: pronunciation is {self.pronunciation!r}, expected keep, standard or mixed"
+            )
+
+    @property
+    def consent_id(self) -> str | None:
+        """A short digest that names the consent in every row and model version; None without one."""
+        if not self.consent:
+            return None
+        return hashlib.sha256(json.dumps(self.consent, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HandedIn:
+    """Everything found: the voices' cards, the Sources worth opening, and what could not even be read."""
+
+    cards: tuple[VoiceCard, ...]
+    sources: tuple[Source, ...]
+    rejections: tuple[Rejection, ...] = ()
+
+
+@dataclass
+class _Found:
+    """Files of one voice before their bytes were read."""
+
+    card: VoiceCard
+    files: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    rejections: list[Rejection] = field(default_factory=list)
+
+
+def gather(
+    recordings: Path, corpus: Storage, *, language: str | None = None, on_file: Callable[[int, int], None] | None = None
+) -> HandedIn:
+    """Find every recording under `recordings` and take its digest.
+
+    `language` is assumed for voices that do not state one. `on_file(done, total)` is called as digests arrive.
+
+    Raises:
+        ValueError: nothing is there, or a table or `voice.yaml` cannot be understood.
+    """
+    if recordings.is_dir():
+        found = _from_folder(recordings)
+    elif recordings.is_file():
+        found = _from_table(recordings)
+    else:
+        raise ValueError(
+            f"{recordings}: no such folder or table. Give a folder with one sub-folder per voice, or a CSV, JSONL, "
+            "Parquet or .list file"
+        )
+    if not any(entry.files or entry.rejections for entry in found):
+        raise ValueError(
+            f"{recordings}: no recordings in it. Expected one sub-folder per voice with audio files inside, "
+            "such as RECORDINGS/anna/monday.wav"
+        )
+    digests, unreadable = _digests([uri for entry in found for uri, _ in entry.files], corpus, on_file)
+    cards, sources, rejections = [], [], []
+    for entry in found:
+        card = entry.card if entry.card.language else replace(entry.card, language=language)
+        cards.append(card)
+        rejections += entry.rejections
+        by_digest: dict[str, Source] = {}
+        for uri, known in entry.files:
+            if uri in unreadable:
+                rejections.append(_rejected(card.voice, uri, "unreadable", unreadable[uri]))
+                continue
+            size, digest = digests[uri]
+            source = Source(
+                voice=card.voice,
+                uri=uri,
+                digest=digest,
+                size_bytes=size,
+                language=known.get("language") or card.language,
+                transcript=known.get("transcript"),
+                transcript_format=known.get("transcript_format", "text"),
+                licence=card.licence,
+                consent_id=card.consent_id,
+            )
+            first = by_digest.get(digest)
+            if first is None:
+                by_digest[digest] = source
+            elif source.transcript is not None and first.transcript is None:
+                by_digest[digest] = replace(source, copies=(*first.copies, first.uri))
+            else:
+                by_digest[digest] = replace(first, copies=(*first.copies, uri))
+        sources += by_digest.values()
+    return HandedIn(cards=tuple(cards), sources=tuple(sources), rejections=tuple(rejections))
+
+
+def read_card(folder: Path, voice: str) -> VoiceCard:
+    """The `voice.yaml` in `folder`, or an empty card."""
+    path = folder / "voice.yaml"
+    if not path.is_file():
+        return VoiceCard(voice=voice, display_name=folder.name)
+    try:
+        sheet = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not readable as YAML ({str(error).splitlines()[0]})") from error
+    if not isinstance(sheet, dict):
+        raise ValueError(f"{path}: expected `key: value` lines, got a {type(sheet).__name__}")
+    consent = sheet.get("consent")
+    if consent is not None and not isinstance(consent, dict):
+        raise ValueError(f"{path}: consent must be a mapping (by, when, purpose, reference)")
+    return VoiceCard(
+        voice=voice,
+        display_name=folder.name,
+        language=_text(sheet.get("language")),
+        pronunciation=_text(sheet.get("pronunciation")) or "keep",
+        licence=_text(sheet.get("licence") or sheet.get("license")),
+        consent=consent,
+    )
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+def _rejected(voice: str, uri: str, reason: str, detail: str) -> Rejection:
+    return Rejection(
+        row_id=recording_id(voice, uri), voice=voice, uri=uri, stage="ingest", reason=reason, detail=detail
+    )
+
+
+# --- a folder with one sub-folder per voice ---------------------------------------------------------------------------
+
+
+def _from_folder(root: Path) -> list[_Found]:
+    entries = sorted(root.iterdir(), key=lambda path: os.fsencode(path.name))
+    folders = [entry for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+    found = [_voice_folder(folder, recursive=True) for folder in folders]
+    loose = _voice_folder(root, recursive=False)
+    if loose.files or loose.rejections:
+        found.insert(0, loose)
+    return found
+
+
+def _voice_folder(folder: Path, *, recursive: bool) -> _Found:
+    found = _Found(card=read_card(folder, voice_name(os.fsdecode(folder.name))))
+    root = folder.resolve()
+    for path in _walk(folder) if recursive else sorted(folder.iterdir(), key=lambda path: os.fsencode(path.name)):
+        if path.name.startswith(".") or path.suffix.lower() not in MEDIA_SUFFIXES or path.is_dir():
+            continue
+        uri = str(path.absolute())
+        try:
+            uri.encode()
+        except UnicodeEncodeError:
+            printable = os.fsencode(path).decode("utf-8", "backslashreplace")
+            found.rejections.append(
+                _rejected(found.card.voice, printable, "bad_name", "the file name is not UTF-8; rename the file")
+            )
+            continue
+        if path.is_symlink() and not path.exists():
+            found.rejections.append(_rejected(found.card.voice, uri, "broken_link", "the link points nowhere"))
+        elif not path.resolve().is_relative_to(root):
+            found.rejections.append(
+                _rejected(found.card.voice, uri, "link_outside", "the link leaves the voice's folder; copy the file in")
+            )
+        elif path.is_file():
+            found.files.append((uri, _sidecar(path)))
+    return found
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    for place, folders, files in os.walk(folder, followlinks=False):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files, key=os.fsencode):
+            yield Path(place) / name
+
+
+def _sidecar(path: Path) -> dict[str, Any]:
+    """The transcript beside a recording: `a.srt`, `a.lab` or `a.txt`, the most precise first."""
+    for suffix in _SIDECARS:
+        beside = path.with_suffix(suffix)
+        if beside.is_file() and beside.stat().st_size <= _LONGEST_TEXT_BYTES:
+            text = _decode_text(beside.read_bytes()).strip()
+            if text:
+                return {"transcript": text, "transcript_format": "srt" if suffix == ".srt" else "text"}
+    return {}
+
+
+def _decode_text(data: bytes) -> str:
+    """UTF-8 (with or without a mark) or, failing that, UTF-16 where a mark says so, else Latin-1."""
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return data.decode("utf-16", "replace")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return data.decode("latin-1")
+
+
+# --- a table ----------------------------------------------------------------------------------------------------------
+
+
+def _from_table(path: Path) -> list[_Found]:
+    found: dict[str, _Found] = {}
+    for number, row in enumerate(_table_rows(path), start=1):
+        raw, uri = _text(row.get("voice")), _text(row.get("uri"))
+        if not raw or not uri:
+            raise ValueError(f"{path}, row {number}: `voice` and `uri` are needed, got {sorted(row)}")
+        voice = voice_name(raw)
+        entry = found.setdefault(voice, _Found(card=VoiceCard(voice=voice, display_name=raw)))
+        place = Path(uri) if Path(uri).is_absolute() else path.parent / uri
+        known = {key: _text(row[key]) for key in ("language", "transcript") if row.get(key)}
+        entry.files.append((str(place.absolute()), known or _sidecar(place)))
+    return list(found.values())
+
+
+def _table_rows(path: Path) -> Iterator[dict[str, Any]]:
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        try:
+            yield from pq.read_table(path).to_pylist()
+        except pa.ArrowInvalid as error:
+            raise ValueError(f"{path}: not a Parquet file ({error})") from error
+        return
+    text = _decode_text(path.read_bytes())
+    if suffix == ".csv":
+        yield from csv.DictReader(io.StringIO(text))
+    elif suffix == ".jsonl":
+        for number, line in enumerate(filter(str.strip, text.splitlines()), start=1):
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path}, line {number}: not JSON ({error})") from error
+            if not isinstance(row, dict):
+                raise ValueError(f"{path}, line {number}: expected an object, got {type(row).__name__}")
+            yield row
+    elif suffix == ".list":
+        for number, line in enumerate(filter(str.strip, text.split("\n")), start=1):
+            parts = line.rstrip("\r").split("|", 3)  # a `|` inside the text belongs to the text
+            if len(parts) != 4:
+                raise ValueError(f"{path}, line {number}: expected path|speaker|language|text")
+            yield {"uri": parts[0], "voice": parts[1], "language": parts[2].strip().lower(), "transcript": parts[3]}
+    else:
+        raise ValueError(f"{path}: expected a folder or a .csv, .jsonl, .parquet or .list table")
+
+
+# --- the inventory ----------------------------------------------------------------------------------------------------
+
+
+def _digests(
+    uris: list[str], corpus: Storage, on_file: Callable[[int, int], None] | None
+) -> tuple[dict[str, tuple[int, str]], dict[str, str]]:
+    """(size, digest) of every file, and why of those that cannot be read; unchanged files come from the inventory."""
+    known = _load_inventory(corpus)
+    digests: dict[str, tuple[int, str]] = {}
+    unreadable: dict[str, str] = {}
+    lines = []
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        for done, (uri, line) in enumerate(zip(uris, pool.map(lambda uri: _digest_of(uri, known), uris)), start=1):
+            if isinstance(line, str):
+                unreadable[uri] = line
+            else:
+                lines.append(line)
+                digests[uri] = (line["size_bytes"], line["digest"])
+            if on_file is not None:
+                on_file(done, len(uris))
+    table = pa.Table.from_pylist(sorted(lines, key=lambda line: line["uri"]), schema=_INVENTORY_SCHEMA)
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer)
+    if not known or known != {(line["uri"], line["size_bytes"], line["changed_ns"]): line["digest"] for line in lines}:
+        corpus.write(_INVENTORY, buffer.getvalue())
+    return digests, unreadable
+
+
+def _load_inventory(corpus: Storage) -> dict[tuple[str, int, int], str]:
+    if not corpus.exists(_INVENTORY):
+        return {}
+    rows = pq.read_table(io.BytesIO(corpus.read(_INVENTORY))).to_pylist()
+    return {(row["uri"], row["size_bytes"], row["changed_ns"]): row["digest"] for row in rows}
+
+
+def _digest_of(uri: str, known: dict[tuple[str, int, int], str]) -> dict[str, Any] | str:
+    try:
+        status = os.stat(uri)
+        digest = known.get((uri, status.st_size, status.st_mtime_ns))
+        if digest is None:
+            with open(uri, "rb") as file:  # noqa: PTH123 - the name may be stranger than Path allows
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        return error.strerror or str(error)
+    return {"uri": uri, "size_bytes": status.st_size, "changed_ns": status.st_mtime_ns, "digest": digest}

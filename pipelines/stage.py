@@ -1,0 +1,53 @@
+"""What a stage declares: the rows it takes and gives, and what it needs to run.
+
+A stage is a frozen dataclass, so that it can be printed, compared, hashed into a unit's id and sent to a worker. What
+it loads there (a model, an engine) is a separate object, made once per actor by `load`.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Generic, TypeVar
+
+from pipelines.rows import Rejection
+
+Row = TypeVar("Row")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What one worker of a stage occupies. Neighbouring stages with equal resources share their actors."""
+
+    cpus: float = 1.0
+    gpus: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage(Generic[Row, Result]):
+    """One step of the flow. `process` yields rows for the next stage, and a Rejection for every row it leaves out."""
+
+    name: ClassVar[str]
+    version: ClassVar[int] = 1
+    """Counts up whenever the same input would give another result: committed units are then made again."""
+
+    resources: Resources = Resources()
+
+    def load(self) -> Any:
+        """Whatever `process` needs that is costly to make; called once per actor."""
+        return None
+
+    def process(self, row: Row, model: Any) -> Iterator[Result | Rejection]:
+        raise TypeError(f"{type(self).__name__} declares no process()")
+
+    def fingerprint(self) -> dict[str, Any]:
+        """The part of this stage that decides its result: everything but where it runs."""
+        settings = asdict(self)
+        settings.pop("resources")
+        return {"stage": self.name, "version": self.version, **settings}
+
+
+def digest_of(value: Any) -> str:
+    """SHA-256 of a JSON-able value, the same whatever the order of its keys: 64 hex digits."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=True).encode()).hexdigest()

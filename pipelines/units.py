@@ -1,0 +1,146 @@
+"""Plan the work, know what is committed, commit.
+
+A unit is the piece of work that is committed at once: some recordings of one voice, about ten minutes of audio. Its id
+is the digest of what goes in (the recordings' digests with what was said of them) and of everything that decides what
+comes out. So a second plan over the same input finds the same units done, a new recording adds units and shifts none,
+and a changed setting makes new units and leaves the old ones to be collected.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import PurePath
+from typing import Any
+
+from pipelines.rows import Account, Source
+from pipelines.stage import digest_of
+from pipelines.storage import Storage
+
+UNIT_BYTES = 100 << 20
+"""About ten minutes of 16-bit stereo at 44.1 kHz. Length is not known before decoding, so bytes stand for it."""
+_EXPANSION = {".wav": 1, ".wave": 1, ".aif": 1, ".aiff": 1, ".flac": 2}
+"""Bytes of PCM per byte of file, roughly; anything else is taken for a lossy codec."""
+_LOSSY_EXPANSION = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unit:
+    """Some Sources of one voice, in order of their digests, and the config they are made with."""
+
+    unit_id: str
+    voice: str
+    config_digest: str
+    sources: tuple[Source, ...]
+
+    @classmethod
+    def of(cls, sources: Iterable[Source], config_digest: str) -> "Unit":
+        ordered = tuple(sorted(sources, key=lambda source: source.digest))
+        voice = ordered[0].voice
+        key = digest_of([voice, config_digest, [_identity(source) for source in ordered]])
+        return cls(unit_id=key[:20], voice=voice, config_digest=config_digest, sources=ordered)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "Unit":
+        record = json.loads(text)
+        sources = tuple(Source(**{**entry, "copies": tuple(entry["copies"])}) for entry in record.pop("sources"))
+        return cls(sources=sources, **record)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Committed:
+    """What a unit's `.done` says: its files with their digests, and where every sample of its recordings went."""
+
+    unit_id: str
+    voice: str
+    config_digest: str
+    files: dict[str, str]
+    accounts: tuple[Account, ...]
+    kept: int
+    rejected: int
+    counts: dict[str, int]
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "Committed":
+        record = json.loads(text)
+        accounts = tuple(Account(**entry) for entry in record.pop("accounts"))
+        return cls(accounts=accounts, **record)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Every unit the input needs: those that are done, and those to do, in that order of work."""
+
+    done: tuple[Unit, ...]
+    to_do: tuple[Unit, ...]
+
+
+def plan(sources: Iterable[Source], config_digest: str, corpus: Storage) -> Plan:
+    """Keep every planned unit that still holds, pack the rest, and write the plan down before any work."""
+    waiting: dict[str, dict[str, Source]] = {}
+    for source in sources:
+        waiting.setdefault(source.voice, {})[_identity(source)] = source
+    units = []
+    for unit in _planned(corpus):
+        of_voice = waiting.get(unit.voice, {})
+        keys = [_identity(source) for source in unit.sources]
+        if unit.config_digest == config_digest and all(key in of_voice for key in keys):
+            # Names may have changed since; what is inside has not.
+            units.append(Unit.of([of_voice.pop(key) for key in keys], config_digest))
+    for voice in sorted(waiting):
+        for batch in _packed(sorted(waiting[voice].values(), key=lambda source: source.digest)):
+            unit = Unit.of(batch, config_digest)
+            corpus.write(f"plan/{unit.unit_id}.json", unit.to_json().encode())
+            units.append(unit)
+    done = [unit for unit in units if corpus.exists(done_path(unit))]
+    to_do = [unit for unit in units if not corpus.exists(done_path(unit))]
+    to_do.sort(key=lambda unit: (-sum(source.size_bytes for source in unit.sources), unit.unit_id))
+    return Plan(done=tuple(sorted(done, key=lambda unit: unit.unit_id)), to_do=tuple(to_do))
+
+
+def done_path(unit: Unit) -> str:
+    return f"voices/{unit.voice}/units/{unit.unit_id}.done"
+
+
+def commit(unit: Unit, files: dict[str, bytes], committed: Committed, corpus: Storage) -> None:
+    """Write a unit's files and, last, its mark. A unit that was committed meanwhile stays as it is."""
+    for path, data in files.items():
+        corpus.write(path, data)
+    corpus.write_if_absent(done_path(unit), committed.to_json().encode())
+
+
+def read_committed(unit: Unit, corpus: Storage) -> Committed:
+    return Committed.from_json(corpus.read(done_path(unit)))
+
+
+def file_digests(files: dict[str, bytes]) -> dict[str, str]:
+    return {path: hashlib.sha256(data).hexdigest() for path, data in files.items()}
+
+
+def _identity(source: Source) -> str:
+    """What decides the result of one Source: its bytes, and what was said of them. Not its name."""
+    said: list[Any] = [source.digest, source.language, source.transcript, source.transcript_format, len(source.copies)]
+    return digest_of(said)
+
+
+def _planned(corpus: Storage) -> list[Unit]:
+    return [Unit.from_json(corpus.read(f"plan/{name}")) for name in corpus.names("plan") if name.endswith(".json")]
+
+
+def _packed(sources: list[Source]) -> list[list[Source]]:
+    batches: list[list[Source]] = []
+    size = 0
+    for source in sources:
+        weight = source.size_bytes * _EXPANSION.get(PurePath(source.uri).suffix.lower(), _LOSSY_EXPANSION)
+        if not batches or size + weight > UNIT_BYTES:
+            batches.append([])
+            size = 0
+        batches[-1].append(source)
+        size += weight
+    return batches
