@@ -6,7 +6,6 @@ K speaker vector.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -14,20 +13,10 @@ from torch import Tensor
 
 from gsv_core.audio.resample import resample
 from gsv_core.checkpoints.base import BaseModel
+from gsv_core.text.front_end import PhonemisedText
 
 RATE_HZ = 32_000
 ENCODER_RATE_HZ = 16_000
-
-
-class Phonemised(Protocol):
-    """What of a phonemised text is read here: `gsv_core.text.front_end.PhonemisedText`, or a stored Utterance."""
-
-    @property
-    def normal_text(self) -> str | None: ...
-    @property
-    def language(self) -> str: ...
-    @property
-    def phonemes_per_character(self) -> tuple[int, ...]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +34,8 @@ class Features:
 
 
 @torch.no_grad()
-def extract_features(base: BaseModel, wave: np.ndarray, text: Phonemised) -> Features:
-    """All arrays of a clip: wave (T,) float32 at 32 kHz and its phonemised text.
+def extract_features(base: BaseModel, wave: np.ndarray, text: PhonemisedText | None) -> Features:
+    """All arrays of a clip: wave (T,) float32 at 32 kHz and its phonemised text (None: without text vectors).
 
     Raises:
         ValueError: the wave is not mono, or shorter than a token.
@@ -78,10 +67,17 @@ def speaker_vector_of(base: BaseModel, wave_16k: Tensor) -> np.ndarray | None:
     return vector.to(torch.float16).numpy()
 
 
-@torch.no_grad()
-def text_vectors_of(base: BaseModel, text: Phonemised) -> np.ndarray | None:
-    """(P, W) float16; None where the text has no Mandarin or the release no text encoder."""
-    if base.text_encoder is None or text.language != "zh" or not text.phonemes_per_character or not text.normal_text:
+def text_vectors_of(base: BaseModel, text: PhonemisedText | None) -> np.ndarray | None:
+    """(P, W) float16: vectors for Mandarin, zeros elsewhere.
+
+    None where the text has no Mandarin or the release no text encoder.
+    """
+    if base.text_encoder is None or text is None or all(span.language != "zh" for span in text.spans):
         return None
-    vectors = base.text_encoder.encode(text.normal_text, text.phonemes_per_character)
-    return vectors.to(torch.float16).numpy()
+    parts = [
+        base.text_encoder.encode(span.normal_text, span.phonemes_per_character)
+        if span.language == "zh"
+        else torch.zeros(len(span.phonemes), base.text_encoder.width)
+        for span in text.spans
+    ]
+    return torch.cat(parts).to(torch.float16).numpy()

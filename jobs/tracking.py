@@ -83,7 +83,7 @@ class RegisteredVersion:
 
 @dataclass(frozen=True, kw_only=True)
 class VoicePackage:
-    """What a model version is made of: MLflow's Python model, the folder `voice` it reads, what code and packages it needs."""
+    """What a version is made of: MLflow's Python model, the folder `voice` it reads, code and packages it needs."""
 
     model: Path
     files: Path
@@ -506,10 +506,11 @@ class Registry:
 
 
 def set_defaults() -> None:
-    """Set the environment MLflow reads, wherever the user has not: no telemetry, no progress bars, short retries."""
+    """Set the environment MLflow reads, wherever the user has not: no telemetry, nothing printed, short retries."""
     defaults = {
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         # A uv project in the current folder would be copied into every model, its lock with the hosts of its indexes.
         "MLFLOW_UV_AUTO_DETECT": "false",
         "MLFLOW_LOG_UV_FILES": "false",
@@ -520,7 +521,7 @@ def set_defaults() -> None:
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
     if "MLFLOW_LOGGING_LEVEL" not in os.environ:
-        for name in ("alembic", "mlflow.store.db.utils", "mlflow.pyfunc"):
+        for name in ("alembic", "mlflow.store", "mlflow.pyfunc"):
             logging.getLogger(name).setLevel(logging.WARNING)
 
 

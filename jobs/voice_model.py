@@ -6,23 +6,20 @@ found by release and compared by digest: inside the version (`base/`), in the fo
 `models`, or in that of the environment's GSV_MODELS; `nano` needs none. Axes: T samples.
 """
 
-import io
 import json
 import os
-import wave
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import mlflow
-import mlflow.pyfunc
-import numpy as np
 import pandas as pd
 import torch
-from mlflow.models import ModelSignature
+from mlflow.models import ModelSignature, set_model
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from mlflow.types import ColSpec, Schema
 
 from gsv_core.audio.resample import resample
+from gsv_core.audio.wav import read_wav, wav_bytes
 from gsv_core.checkpoints.base import load_base
 from gsv_core.features import ENCODER_RATE_HZ, RATE_HZ, speaker_vector_of
 from gsv_core.synthesis.synthesiser import Prompt, Synthesiser
@@ -73,16 +70,16 @@ class Voice:
         )
 
 
-class VoiceModel(mlflow.pyfunc.PythonModel):
+class VoiceModel(PythonModel):
     """What `mlflow.pyfunc.load_model` and `mlflow models serve` run; columns as in `signature`."""
 
-    def load_context(self, context: mlflow.pyfunc.PythonModelContext) -> None:
+    def load_context(self, context: PythonModelContext) -> None:
         """Read the voice and its base; MLflow calls this once per process."""
         self._voice = load_voice(Path(context.artifacts["voice"]), models=(context.model_config or {}).get("models"))
 
     def predict(
         self,
-        context: mlflow.pyfunc.PythonModelContext,  # noqa: ARG002 - MLflow's signature
+        context: PythonModelContext,  # noqa: ARG002 - MLflow's signature
         model_input: pd.DataFrame,
         params: dict[str, Any] | None = None,  # noqa: ARG002
     ) -> pd.DataFrame:
@@ -127,37 +124,6 @@ def load_voice(folder: Path, *, models: str | Path | None = None) -> Voice:
     return Voice(description=description, synthesiser=synthesiser, prompt=Prompt.load(folder))
 
 
-def wav_bytes(samples: np.ndarray, rate_hz: int) -> bytes:
-    """(T,) float in [-1, 1] as a mono 16-bit WAV; what lies outside is clipped."""
-    integers = np.clip(np.rint(np.asarray(samples, dtype=np.float64) * 32768.0), -32768, 32767).astype("<i2")
-    buffer = io.BytesIO()
-    with wave.open(buffer, "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(rate_hz)
-        file.writeframes(integers.tobytes())
-    return buffer.getvalue()
-
-
-def read_wav(content: bytes) -> tuple[np.ndarray, int]:
-    """A 16-bit WAV as ((T,) float32, rate in Hz), its channels averaged.
-
-    Raises:
-        ValueError: these are no bytes of such a file.
-    """
-    try:
-        with wave.open(io.BytesIO(content)) as file:
-            width, channels, rate_hz = file.getsampwidth(), file.getnchannels(), file.getframerate()
-            frames = file.readframes(file.getnframes())
-    except (wave.Error, EOFError) as error:
-        raise ValueError(f"expected the bytes of a WAV file, got {len(content)} bytes: {error}") from error
-    if width != 2:
-        raise ValueError(f"expected a WAV of 16 bits, got {8 * width}")
-    usable = len(frames) - len(frames) % (2 * channels)  # a truncated file may end inside a frame
-    samples = np.frombuffer(frames[:usable], dtype="<i2").reshape(-1, channels)
-    return (samples.astype(np.float32) / 32768.0).mean(axis=1), rate_hz
-
-
 def _models_folder(folder: Path, models: str | Path | None) -> Path | None:
     """Where the files of a published base are: in the version itself, as configured, or as the environment says."""
     if (folder / "base").is_dir():
@@ -173,4 +139,4 @@ def _arguments(row: dict[str, Any]) -> dict[str, Any]:
     return {key: types[key](value) for key, value in given.items() if key in types}
 
 
-mlflow.models.set_model(VoiceModel())
+set_model(VoiceModel())

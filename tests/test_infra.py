@@ -18,6 +18,7 @@ INFRA = ROOT / "infra"
 KUBERAY = sorted((INFRA / "kuberay").glob("*.yaml"))
 COMPOSE = INFRA / "compose" / "compose.yaml"
 DOCKERFILE = (INFRA / "images" / "Dockerfile").read_text(encoding="utf-8")
+CLUSTER_LOCK = (INFRA / "images" / "cluster.lock").read_text(encoding="utf-8")
 LOCK = (ROOT / "requirements.lock").read_text(encoding="utf-8")
 
 
@@ -37,10 +38,8 @@ def _validator(kind):
     return jsonschema.Draft7Validator(schema)
 
 
-def _locked(package):
-    found = re.search(rf"^{re.escape(package)}==(\S+)", LOCK, re.MULTILINE)
-    assert found, f"{package} is not in requirements.lock"
-    return found.group(1)
+def _versions(lock):
+    return dict(re.findall(r"^([\w.-]+)==(\S+)", lock, re.MULTILINE))
 
 
 @pytest.mark.parametrize("path", KUBERAY, ids=lambda path: path.name)
@@ -88,7 +87,7 @@ def _cluster_spec(name):
 def test_every_way_to_run_uses_the_same_cluster():
     specs = [_cluster_spec(name) for name in ("raycluster.yaml", "rayjob.yaml", "raycronjob.yaml")]
     assert specs[0] == specs[1] == specs[2]
-    assert specs[0]["rayVersion"] == _locked("ray")
+    assert specs[0]["rayVersion"] == _versions(LOCK)["ray"]
 
 
 def _onboard_commands():
@@ -99,7 +98,9 @@ def _onboard_commands():
         "rayjob": shlex.split(_manifest("rayjob.yaml")["spec"]["entrypoint"]),
         "raycronjob": shlex.split(_manifest("raycronjob.yaml")["spec"]["jobTemplate"]["entrypoint"]),
         "cronjob": command[command.index("--") + 1 :],
-        "compose": shlex.split(compose[compose.index("gsv onboard") :].replace("$$GSV_BASE", "nano")),
+        "compose": shlex.split(
+            compose[compose.index("gsv onboard") :].replace("\\\n", " ").replace("$$GSV_BASE", "nano")
+        ),
     }
 
 
@@ -139,9 +140,16 @@ def test_names_meet_across_manifests():
 
 def test_the_image_can_answer_kuberay():
     """Its probes and its submitter need Ray's dashboard agent, which plain ray leaves out, and wget."""
-    for package in ("aiohttp-cors", "opencensus", "virtualenv"):
-        _locked(package)
+    assert {"aiohttp-cors", "opencensus", "virtualenv"} <= set(_versions(CLUSTER_LOCK))
     assert re.search(r"apt-get install [^\n]*\bwget\b", DOCKERFILE)
+
+
+def test_the_two_locks_agree():
+    """Lock again, as cluster.in says, after requirements.lock has changed."""
+    base, cluster = _versions(LOCK), _versions(CLUSTER_LOCK)
+    assert {name: version for name, version in cluster.items() if base.get(name, version) != version} == {}
+    assert cluster["ray"] == base["ray"]
+    assert "://" not in CLUSTER_LOCK
 
 
 def test_dockerfile_copies_what_is_there():
@@ -159,9 +167,10 @@ def test_dockerfile_copies_what_is_there():
 def test_dockerfile_targets_users_and_versions():
     stages = re.findall(r"^FROM (\S+) AS (\S+)$", DOCKERFILE, re.MULTILINE)
     assert {"cpu", "gpu"} <= {name for _, name in stages}
-    assert dict((name, image) for image, name in stages)["cpu"] == dict((name, image) for image, name in stages)["gpu"]
+    bases = {name: image for image, name in stages}
+    assert bases["cpu"] == bases["gpu"]
     assert re.search(r"^USER 1000:1000$", DOCKERFILE, re.MULTILINE)
-    assert f"uv=={_locked('uv')}" in DOCKERFILE
+    assert f"uv=={_versions(LOCK)['uv']}" in DOCKERFILE
     assert "--require-hashes" in DOCKERFILE
 
 
@@ -230,9 +239,9 @@ def test_flags_exist_in_the_locked_versions():
     from ray.scripts.scripts import cli as ray_cli
 
     services = _load(COMPOSE)["services"]
+    joined = re.findall(r"ray start [^\n]*", services["onboard"]["command"][-1])
     started = {
-        ("ray", "start"): [services["ray-head"]["command"], services["ray-worker"]["command"]]
-        + re.findall(r"ray start [^\n]*", services["onboard"]["command"][-1]),
+        ("ray", "start"): [services["ray-head"]["command"], services["ray-worker"]["command"], *joined],
         ("ray", "health-check"): [" ".join(services["ray-head"]["healthcheck"]["test"])],
         ("mlflow", "server"): [services["mlflow"]["command"]],
     }

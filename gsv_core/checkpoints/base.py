@@ -28,7 +28,7 @@ QUANTIZER_WIDTH = 16
 """Of nano: the projection fills this many of the codebook's channels (the width of BEST-RQ's codebook)."""
 
 
-class MissingBase(ValueError):  # noqa: N818: it is said as a sentence: "missing base"
+class MissingBase(ValueError):  # noqa: N818 - the house says "missing base"
     """A release's files are not where they should be; the message names them and the command that gets them."""
 
     def __init__(self, release: Release, folder: Path | None, missing: Iterable[str]) -> None:
@@ -77,7 +77,9 @@ def load_published(spec: ReleaseSpec, folder: Path | None) -> BaseModel:
     if folder is None or missing:
         raise MissingBase(spec.release, folder, missing)
     if spec.semantic_to_wave is None or spec.discriminators is None:
-        raise ValueError(f"base {spec.release}: networks of v3 and v4 cannot be built yet; use v1, v2, v2Pro or v2ProPlus")
+        raise ValueError(
+            f"base {spec.release}: networks of v3 and v4 cannot be built yet; use v1, v2, v2Pro or v2ProPlus"
+        )
     if (folder / LOCK_NAME).is_file():
         verify(folder, spec.files)
     assert spec.text_to_semantic_file is not None
@@ -147,9 +149,11 @@ def _set_random_quantizer(network: SemanticToWave) -> None:
     length, so that the nearest is the one that points the same way and no direction is preferred.
     """
     width = min(QUANTIZER_WIDTH, network.config.content_width)
-    nn.init.zeros_(network.ssl_proj.weight)
-    nn.init.zeros_(network.ssl_proj.bias)
-    nn.init.xavier_normal_(network.ssl_proj.weight[:width])
+    weight, bias = network.ssl_proj.weight, network.ssl_proj.bias
+    assert bias is not None
+    nn.init.zeros_(weight)
+    nn.init.zeros_(bias)
+    nn.init.xavier_normal_(weight[:width])
     codebook = torch.zeros_like(network.quantizer.codebook)
     codebook[:, :width] = nn.functional.normalize(torch.randn(len(codebook), width), dim=1)
     network.quantizer.set_codebook(codebook)

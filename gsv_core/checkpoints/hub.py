@@ -1,6 +1,6 @@
 """Base model files: fetched once, locked by their SHA-256, and checked against that lock whenever they are used.
 
-Files come from the release's Hugging Face repository (`HF_ENDPOINT` names a mirror) or from a folder carried in by hand.
+Files come from the release's Hugging Face repository (`HF_ENDPOINT` names a mirror) or a folder carried in by hand.
 `files.lock.json` beside them holds, per file, its digest and size; what was locked once never changes silently.
 """
 
@@ -23,7 +23,7 @@ def pull(
     *,
     source: Path | None = None,
     endpoint: str | None = None,
-    on_file: Callable[[str], None] = lambda name: None,
+    on_file: Callable[[str], None] = lambda _: None,
 ) -> list[Path]:
     """Bring all files of `release` into `folder` and lock them; those already there and unchanged stay.
 

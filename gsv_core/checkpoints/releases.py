@@ -41,7 +41,7 @@ class ReleaseSpec:
     """None: a release whose second network predicts a mel spectrogram (v3, v4)."""
     discriminators: DiscriminatorConfig | None = None
     speaker_encoder: SpeakerEncoderConfig | None = None
-    spectrogram: SpectrogramConfig = SpectrogramConfig()  # noqa: RUF009: frozen
+    spectrogram: SpectrogramConfig = SpectrogramConfig()  # noqa: RUF009 - frozen
     output_rate_hz: int = 32_000
     text_to_semantic_file: str | None = None
     generator_file: str | None = None
@@ -164,7 +164,7 @@ NANO_CONTENT_BANDS = 80
 _NANO = ReleaseSpec(
     release=Release.NANO,
     symbols="v2",
-    text_to_semantic=TextToSemanticConfig(width=96, heads=4, layers=3, text_vector_width=8, dropout=0.0),
+    text_to_semantic=TextToSemanticConfig(width=64, heads=2, layers=3, text_vector_width=8, dropout=0.0),
     semantic_to_wave=SemanticToWaveConfig(
         content_width=NANO_CONTENT_BANDS,
         latent=32,
@@ -181,9 +181,9 @@ _NANO = ReleaseSpec(
         posterior_layers=4,
         flow_couplings=2,
         flow_layers=2,
-        generator_channels=96,
+        generator_channels=64,
         block_kernels=(3, 7),
-        block_dilations=((1, 3), (1, 3)),
+        block_dilations=((1,), (3,)),
     ),
     discriminators=DiscriminatorConfig(
         periods=(2, 3, 5, 7, 11, 17, 23),

@@ -8,6 +8,7 @@ becomes an empty class of ours.
 import io
 import pickle
 from pathlib import Path
+from typing import IO
 
 import torch
 from torch import Tensor
@@ -38,12 +39,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     weights = content.get("weight", content) if isinstance(content, dict) else None
     if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
         raise ValueError(f"{path} holds no table of tensors")
-    return {
-        str(name): tensor.float() if tensor.is_floating_point() else tensor for name, tensor in weights.items()
-    }
+    return {str(name): tensor.float() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
 
 
-def _with_zip_magic(file: io.BufferedReader, path: Path) -> io.BufferedIOBase:
+def _with_zip_magic(file: IO[bytes], path: Path) -> IO[bytes]:
     header = file.read(2)
     file.seek(0)
     if header not in _KNOWN_HEADERS:

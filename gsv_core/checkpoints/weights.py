@@ -52,7 +52,7 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118: no mapping, only keys()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - a file, not a mapping
             return tensors, dict(file.metadata() or {})
     except (OSError, safetensors.SafetensorError) as error:
         raise ValueError(f"{path} cannot be read as weights: {error}") from error

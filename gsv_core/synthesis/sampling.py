@@ -6,6 +6,7 @@ that wins a race of exponential clocks, which draws from the softmax. Shapes: B 
 vocabulary (1,024 tokens and the end mark), W text vector.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -47,7 +48,6 @@ class Sampling:
         return min(self.longest_tokens, max(2 * FIRST_END, slowest))
 
 
-@torch.no_grad()
 def sample_tokens(
     network: TextToSemantic,
     phoneme_ids: Tensor,
@@ -63,6 +63,25 @@ def sample_tokens(
     The phonemes are those of the prompt's text and of the wanted text, one after the other. `generator` lives on the
     CPU. At most `most_tokens` come out, `sampling.longest_tokens` where not given.
     """
+    most = sampling.longest_tokens if most_tokens is None else most_tokens
+
+    def start_clocks(_: int, tokens: int) -> Tensor:
+        return torch.empty(tokens).exponential_(generator=generator)
+
+    return continue_tokens(network, phoneme_ids, text_vectors, prompt_tokens, sampling, start_clocks, most)
+
+
+@torch.no_grad()
+def continue_tokens(
+    network: TextToSemantic,
+    phoneme_ids: Tensor,
+    text_vectors: Tensor | None,
+    prompt_tokens: Tensor | None,
+    sampling: Sampling,
+    start_clocks: Callable[[int, int], Tensor],
+    most_tokens: int,
+) -> Tensor:
+    """`sample_tokens` with the chance handed in: `start_clocks(step, V)` gives V variates of Exp(1)."""
     if len(phoneme_ids) == 0:
         raise ValueError("expected at least one phoneme to speak, got none")
     device = phoneme_ids.device
@@ -73,19 +92,17 @@ def sample_tokens(
         prompt[None] if len(prompt) else None,
     )
     end = logits.shape[-1] - 1
-    most = sampling.longest_tokens if most_tokens is None else most_tokens
     tokens = prompt
-    for count in range(most):
+    for step in range(most_tokens):
         scores = logits[0].float()
-        if count < FIRST_END:
+        if step < FIRST_END:
             scores = scores[:end]
-        clocks = torch.empty(scores.shape).exponential_(generator=generator).to(device)
-        token, best = draw_token(scores, tokens, sampling, clocks)
-        if token == end or best == end:
+        token, best = draw_token(scores, tokens, sampling, start_clocks(step, len(scores)).to(device))
+        if end in (token, best):
             break
         chosen = torch.tensor([token], device=device)
         tokens = torch.cat([tokens, chosen])
-        if count + 1 < most:
+        if step + 1 < most_tokens:
             logits = network.step(chosen, cache)
     return tokens[len(prompt) :]
 
@@ -94,9 +111,7 @@ def draw_token(scores: Tensor, previous: Tensor, sampling: Sampling, clocks: Ten
     """The token that `clocks` (V,), Exp(1) variates, draw from `scores` (V,), and the best after the penalty alone."""
     scores = scores.clone()
     seen = scores[previous]
-    scores[previous] = torch.where(
-        seen < 0, seen * sampling.repetition_penalty, seen / sampling.repetition_penalty
-    )
+    scores[previous] = torch.where(seen < 0, seen * sampling.repetition_penalty, seen / sampling.repetition_penalty)
     best = int(scores.argmax())
     if sampling.top_p < 1:
         scores = _keep_top_p(scores, sampling.top_p)

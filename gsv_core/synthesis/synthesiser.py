@@ -174,13 +174,13 @@ class Synthesiser:
         return synthesiser
 
     def speak(
-        self, text: str, language: str, prompt: Prompt, *, speed: float = 1.0, seed: int = 0, cut: str = "sentences"
+        self, text: str, language: str, prompt: Prompt, *, speed: float = 1.0, seed: int = 0, cut: str = "cut5"
     ) -> Speech:
         """`text` in the manner and timbre of `prompt`; `speed` 2 is twice as fast.
 
         Raises:
             UnspeakableText: nothing in `text` can be spoken.
-            ValueError: an unknown language, or a speed that is not positive.
+            ValueError: an unknown language, or a speed that is not positive, or an unknown way to `cut`.
         """
         if not speed > 0:
             raise ValueError(f"speed must be positive, got {speed}")

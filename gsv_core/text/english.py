@@ -1,7 +1,7 @@
 """English text to phonemes: ARPAbet with stress marks, one phoneme for each mark.
 
-Words are looked up in the CMU Pronouncing Dictionary (a data file of ours), homographs decided by a small tagger of
-their neighbours, unknown words cut into known ones (wordsegment) or spoken by g2p_en's network, whose two data files
+Words are looked up in the CMU Pronouncing Dictionary (a data file of ours), homographs decided by their part of speech
+(`english_tags`), unknown words cut into known ones (wordsegment) or spoken by g2p_en's network, whose two data files
 are read without importing the package: its import asks the network for more.
 """
 
@@ -9,8 +9,7 @@ import gzip
 import importlib.util
 import re
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from importlib import resources
 from importlib.metadata import version
@@ -19,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from gsv_core.text.english_normalisation import normalise
+from gsv_core.text.english_tags import tag_words
 from gsv_core.text.reading import Reading
 from gsv_core.text.symbols import MARKS
 
@@ -56,11 +56,11 @@ def _g2p_en_file(name: str) -> Path:
 
 @dataclass(frozen=True)
 class _Homograph:
-    """A word of two pronunciations: the first where its tag begins with `tag`."""
+    """A word of two pronunciations: the first where its tag is one of `tags`, or begins with a tag of one letter."""
 
     first: tuple[str, ...]
     second: tuple[str, ...]
-    tag: str
+    tags: tuple[str, ...]
 
 
 @cache
@@ -69,10 +69,10 @@ def _homographs() -> dict[str, _Homograph]:
     for line in _g2p_en_file("homographs.en").read_text(encoding="utf-8").splitlines():
         if not line.startswith("#") and line.count("|") == 3:
             word, first, second, tag = line.strip().split("|")
-            found[word.lower()] = _Homograph(tuple(first.split()), tuple(second.split()), tag)
-    # The list gives the past of "read" one tag and "complex" one that no tagger answers with.
-    found["read"] = _Homograph(("R", "IY1", "D"), ("R", "EH1", "D"), "VB")
-    found["complex"] = _Homograph(found["complex"].first, found["complex"].second, "J")
+            found[word.lower()] = _Homograph(tuple(first.split()), tuple(second.split()), (tag,))
+    # The list has the two of "read" the wrong way round, and for "complex" a tag that no tagger answers with.
+    found["read"] = _Homograph(("R", "IY1", "D"), ("R", "EH1", "D"), ("VB", "VBP"))
+    found["complex"] = replace(found["complex"], tags=("JJ",))
     return found
 
 
@@ -191,76 +191,18 @@ def pronounce(word: str) -> tuple[str, ...]:
     return tuple(phoneme for part in parts for phoneme in pronounce(part))
 
 
-_BEFORE_VERB = frozenset(
-    "to will would can could shall should may might must cannot can't won't wouldn't couldn't shouldn't mustn't do does did"
-    " don't doesn't didn't let let's please i you we they who i'll you'll he'll she'll it'll we'll they'll i'd you'd he'd"
-    " she'd we'd they'd not never always often sometimes also just really rarely usually help and".split()
-)
-_BEFORE_NOUN = frozenset(
-    "a an the this that these those my your his her its our their some any no every each another such what which whose"
-    " of in on at by for from with without into about as under over after before between through during against than"
-    " 's one two three four five six seven eight nine ten is are was were be been being very too so quite more most less"
-    " much many few all both several".split()
-)
-_AFTER_VERB = frozenset(
-    "the a an this that these those my your his her its our their me him them us it you yourself himself herself".split()
-)
-_SUBJECTS = frozenset("he she it who that".split())
-_HAVE = frozenset("have has had having i've you've we've they've was were is are been be being got get".split())
-_PAST_SIGNS = frozenset("yesterday ago last already once".split())
+def _tagged(tag: str, homograph: _Homograph) -> bool:
+    return any(tag == wanted or (len(wanted) < 2 and tag.startswith(wanted)) for wanted in homograph.tags)
 
 
-def _tags(words: Sequence[str]) -> dict[int, str]:
-    """A tag for each homograph among `words` (lower case, marks included): V.., N or J.
-
-    A handful of neighbours decide: what stands before a verb, before a noun, and after a verb.
-    """
-    tags = {}
-    homographs = _homographs()
-    for index, word in enumerate(words):
-        if word not in homographs:
-            continue
-        before = words[index - 1] if index else "."
-        after = words[index + 1] if index + 1 < len(words) else "."
-        starts = before in MARKS
-        noun_before = before in _BEFORE_NOUN or before.endswith("'s")
-        plural_subject = len(before) > 3 and before.endswith("s") and not before.endswith(("ss", "us", "'s"))
-        if word == "read":
-            past = before in _HAVE or (
-                before in (_SUBJECTS | {"i", "you", "we", "they"}) and any(sign in words for sign in _PAST_SIGNS)
-            )
-            third = before in _SUBJECTS or before.endswith(("ed",))
-            tags[index] = "VBN" if past or third else "N" if noun_before else "VB"
-        elif word == "used":
-            tags[index] = "VBN" if before in _HAVE and after != "to" else "VBD"
-        elif word == "complex":
-            tags[index] = "N" if after in MARKS or after in _BEFORE_NOUN else "J"
-        elif word == "content":
-            tags[index] = "J" if before in ("is", "are", "was", "were", "be", "feel", "felt", "very", "quite") else "N"
-        elif word == "closer":
-            tags[index] = "N" if before in ("a", "the") and after in MARKS else "J"
-        elif noun_before:
-            tags[index] = "N"
-        elif before in _BEFORE_VERB or (before in _SUBJECTS and word.endswith("s")):
-            tags[index] = "V"
-        elif (starts and after in _AFTER_VERB) or (plural_subject and not word.endswith("s") and after not in MARKS):
-            tags[index] = "V"
-        elif after in _AFTER_VERB and not starts:
-            tags[index] = "V"
-        else:
-            tags[index] = "N"
-    return tags
-
-
-def _read_token(token: str, tag: str | None) -> tuple[str, ...]:
+def _read_token(token: str, tag: str) -> tuple[str, ...]:
     if not any(letter.isalpha() for letter in token):
         return (token,)
     if len(token) == 1:
         return ("AH0",) if token == "a" else _spell(token)
-    if tag is not None:
-        homograph = _homographs()[token.lower()]
-        exact = homograph.tag != "VB" or tag in ("VB", "VBP")
-        return homograph.first if tag.startswith(homograph.tag) and exact else homograph.second
+    homograph = _homographs().get(token.lower())
+    if homograph is not None:
+        return homograph.first if _tagged(tag, homograph) else homograph.second
     if "." in token:
         # An address: its parts, without a pause for each dot.
         return tuple(phoneme for part in token.split(".") for phoneme in pronounce(part))
@@ -271,10 +213,11 @@ def read(text: str) -> Reading:
     """English `text` to a Reading; it keeps no alignment."""
     normal_text, lost = normalise(text)
     tokens = _TOKEN.findall(normal_text)
-    tags = _tags([token.lower() for token in tokens])
+    ambiguous = any(token.lower() in _homographs() for token in tokens)
+    tags = tag_words(tokens) if ambiguous else [""] * len(tokens)
     phonemes: list[str] = []
-    for index, token in enumerate(tokens):
-        for phoneme in _read_token(token, tags.get(index)):
+    for token, tag in zip(tokens, tags, strict=True):
+        for phoneme in _read_token(token, tag):
             if phoneme == "'":
                 phonemes.append("-")
             elif phoneme in MARKS or phoneme[0].isupper():

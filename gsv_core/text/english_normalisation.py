@@ -18,9 +18,7 @@ _ORDINALS = {
     "twelve": "twelfth",
 }  # fmt: skip
 _LONGEST_CARDINAL = 3 * len(_SCALES)
-_MONTHS = (
-    "January February March April May June July August September October November December"
-).split()
+_MONTHS = ("January February March April May June July August September October November December").split()
 # Abbreviation -> one, many.
 _UNITS = {
     "km/h": ("kilometer per hour", "kilometers per hour"), "mph": ("mile per hour", "miles per hour"),
@@ -39,12 +37,10 @@ _CURRENCIES = {
     "€": ("euro", "euros", "cent", "cents"),
     "¥": ("yen", "yen", "", ""),
 }
-_TITLES = {
-    "Dr": "Doctor", "Mr": "Mister", "Mrs": "Missus", "Prof": "Professor", "St": "Saint", "Jr": "Junior", "Sr": "Senior",
-}  # fmt: skip
+_TITLES = {"Dr": "Doctor", "St": "Saint"}
 _OPERATORS = {"+": "plus", "-": "minus", "−": "minus", "×": "times", "÷": "divided by", "=": "Equals"}
 _SIGNS = {
-    "’": "'", "‘": "'", "ʼ": "'", "`": "'", "´": "'",
+    "’": "", "‘": "", "ʼ": "'", "`": "", "´": "", "/": " ", "_": " ",
     "，": ", ", "、": ", ", "；": ", ", "：": ", ", "。": ". ", "！": "! ", "？": "? ",
     ";": ",", ":": ",", "—": ", ", "–": ", ", "―": ", ", "·": ", ",
     "…": "... ", "‐": "-", "‑": "-", "\u00a0": " ", "\u3000": " ", "\t": " ", "\r": " ",
@@ -61,23 +57,30 @@ _THOUSANDS = re.compile(r"(?<![\d.,])(\d{1,3}(?:,\d{3})+)(?![\d,])")
 _TIME = re.compile(r"\b(\d{1,2}):([0-5]\d)(?::([0-5]\d))?(?:\s*([aApP])\.?[mM]\b\.?)?")
 _HOUR = re.compile(r"\b(\d{1,2})\s*([aApP])\.?[mM]\b\.?")
 _MONEY_BEFORE = re.compile(rf"([$£€¥])\s?({_AMOUNT}){_MAGNITUDE}")
-_MONEY_AFTER = re.compile(rf"({_AMOUNT})\s?([$£€¥])")
-_UNIT = re.compile(rf"(-?)({_AMOUNT})\s?({'|'.join(re.escape(unit) for unit in _UNITS)})(?![A-Za-z°])")
+_MONEY_AFTER = re.compile(rf"(?<![\d.,])({_AMOUNT})\s?([$£€¥])")
+# With a blank before them the short ones may be anything: "5 m" is rare, "5 s" is not always seconds.
+_LONG_UNITS = "|".join(
+    re.escape(unit) for unit in _UNITS if len(unit) > 1 and unit not in ("ft", "lb", "oz", "min", "hrs")
+)
+_ALL_UNITS = "|".join(re.escape(unit) for unit in _UNITS)
+_UNIT = re.compile(rf"(?<![\d.,])(-?)({_AMOUNT})(?: (?={_LONG_UNITS}))?({_ALL_UNITS})(?![A-Za-z°])")
+_DECADE = re.compile(r"(?:\b(\d{2,3}0)|(?<=\bthe )(\d0))'?s\b")
+_TELEPHONE = re.compile(r"(?<![\d-])(?:\+?1[- ])?(?:\(\d{3}\) ?|\d{3}-)?\d{3}-\d{4}(?![\d-])")
 _PERCENT = re.compile(r"\s?[%％]")
 _NEGATIVE = re.compile(r"(?:(?<=^)|(?<=[\s(]))[-−](?=\.?\d)")
 _SPAN = re.compile(r"(?<=\d)[-–](?=\d)")
 _DECIMAL = re.compile(r"(?<![\d.])(\d[\d,]*)?\.(\d+)(?!\.?\d)")
-_VERSION = re.compile(r"\d+(?:\.\d+){2,}")
+_VERSION = re.compile(r"(?<![\d.])\d+(?:\.\d+){2,}")
 _FRACTION = re.compile(r"(?<![\d/])(\d+)/(\d+)(?![\d/])")
-_ORDINAL = re.compile(r"(\d+)(?:st|nd|rd|th)\b", re.IGNORECASE)
+_ORDINAL = re.compile(r"(?<!\d)(\d+)(?:st|nd|rd|th)\b", re.IGNORECASE)
 _NUMBER = re.compile(r"\d+")
 _BESIDE_LETTER = re.compile(r"(?<=[A-Za-z])(?=\d)|(?<=\d)(?=[A-Za-z])")
 _TITLE = re.compile(rf"\b({'|'.join(_TITLES)})\.(?= [A-Z])")
-_SAINT = frozenset({"St"})
-_INITIALISM = re.compile(r"\b([A-Z])\.(?=[A-Z]\.)|(?<=[A-Z])\.(?=[A-Z]\.)")
 _NOT_SPOKEN = re.compile(r"[^ A-Za-z'.,?!\-]")
 _WORTH_NAMING = re.compile(r"[^\W_]")
-_CAPITAL = re.compile(r"(?<=[^\s])(?=[A-Z])")
+# O'Brien is one word; any other capital inside one begins the next (iPhone, ChatGPT, NASA).
+_CAPITAL = re.compile(r"(?<=\S)(?<!\bO')(?=[A-Z])")
+_APOSTROPHE = re.compile("(?<=[A-Za-z])[’‘](?=[A-Za-z])")
 _MARKS_IN_A_ROW = re.compile(r"([.,?!\-])(?:\s*[.,?!])+|([,.?!])-+")
 _MARK_AFTER_BLANK = re.compile(r"\s+(?=[,.?!])")
 
@@ -152,6 +155,11 @@ def _date(match: re.Match[str]) -> str:
     return f"{_MONTHS[int(match[2]) - 1]} {ordinal(match[3])}, {_plain_number(match[1])}"
 
 
+def _telephone(match: re.Match[str]) -> str:
+    groups = re.findall(r"\d+", match.group())
+    return ", ".join(" ".join(_ONES[int(digit)] for digit in group) for group in groups)
+
+
 def _half_of_day(letter: str) -> str:
     return f" {letter.upper()} M"
 
@@ -200,15 +208,14 @@ def _money(sign: str, amount: str, magnitude: str | None) -> str:
 
 def _unit(match: re.Match[str]) -> str:
     sign, amount, unit = match.groups()
-    # 1990s is a decade and 747s are aeroplanes.
     if unit == "s" and amount.isdigit() and len(amount) > 2:
-        return match.group()
+        return match.group()  # 747s are aeroplanes
     one, many = _UNITS[unit]
     return f"{'negative ' if sign else ''}{_amount(amount)} {one if _is_one(amount) else many}"
 
 
 def _decade(match: re.Match[str]) -> str:
-    words = _plain_number(match[1])
+    words = _plain_number(match[1] or match[2])
     return f"{words[:-1]}ies" if words.endswith("y") else f"{words}s"
 
 
@@ -227,14 +234,15 @@ def _fraction(match: re.Match[str]) -> str:
 def _spell_numbers(text: str) -> str:
     text = _LIST_ITEM.sub(lambda match: f"{ordinal(match[1])}, ", text)
     text = _DATE.sub(_date, text)
+    text = _TELEPHONE.sub(_telephone, text)
     text = _ALWAYS_OPEN.sub("twenty-four seven", text)
     text = _SUM.sub(lambda match: f"{match[1]} {_OPERATORS[match[2]]} ", text)
     text = _TIME.sub(_time, text)
     text = _HOUR.sub(_hour, text)
     text = _MONEY_BEFORE.sub(lambda match: _money(match[1], match[2], match[3]), text)
     text = _MONEY_AFTER.sub(lambda match: _money(match[2], match[1], None), text)
+    text = _DECADE.sub(_decade, text)
     text = _UNIT.sub(_unit, text)
-    text = re.sub(r"\b(\d{2,4})'?s\b", _decade, text)
     text = _PERCENT.sub(" percent", text)
     text = _NEGATIVE.sub("negative ", text)
     text = _VERSION.sub(lambda match: " point ".join(cardinal(part) for part in match.group().split(".")), text)
@@ -258,13 +266,16 @@ def _join_capitals(text: str) -> str:
 
 def normalise(text: str) -> tuple[str, str]:
     """(the text as it is spoken: letters, blanks, apostrophes and marks; the characters that were lost)."""
-    text = unicodedata.normalize("NFKD", re.sub(r" ?\n[ \n]*", "\n", re.sub(r"[^\S\n]+", " ", text)).replace("°", "\ue000").replace("…", "\ue001"))
+    text = unicodedata.normalize(
+        "NFKD",
+        re.sub(r" ?\n[ \n]*", "\n", re.sub(r"[^\S\n]+", " ", text)).replace("°", "\ue000").replace("…", "\ue001"),
+    )
     text = "".join(character for character in text if not unicodedata.combining(character))
     text = text.replace("\ue000", "°").replace("\ue001", "…")
     text = _TITLE.sub(lambda match: _TITLES[match[1]], text)
     text = _spell_numbers(text)
     text = re.sub(r"(?<![.,?!;:\n])\n", ", ", text.strip("\n")).replace("\n", " ")
-    text = _SPACED_DASH.sub(", ", text)
+    text = _APOSTROPHE.sub("'", _SPACED_DASH.sub(", ", text))
     text = "".join(_SIGNS.get(character, character) for character in text)
     text = text.replace("i.e.", "that is").replace("e.g.", "for example")
     text = _join_capitals(text)

@@ -153,7 +153,9 @@ def phonemise(text: str, language: str, release: str = "v2") -> PhonemisedText:
         normal_text="".join(span.normal_text for span in spans),
         phonemes=phonemes,
         ids=ids_of(phonemes, release),
-        phonemes_per_character=tuple(count for span in spans for count in span.phonemes_per_character) if aligned else (),
+        phonemes_per_character=tuple(count for span in spans for count in span.phonemes_per_character)
+        if aligned
+        else (),
         language=language,
         spans=tuple(spans),
         dropped="".join(dict.fromkeys(dropped)),

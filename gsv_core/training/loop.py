@@ -97,8 +97,8 @@ def fit(
     plan: PhasePlan,
     *,
     resume: Path | None = None,
-    on_step: Callable[[Record], None] = lambda record: None,
-    on_save: Callable[[Save], None] = lambda save: None,
+    on_step: Callable[[Record], None] = lambda _: None,
+    on_save: Callable[[Save], None] = lambda _: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> FitResult:
     """Train until `plan.steps` or until `should_stop`, which is asked before every step.
@@ -131,9 +131,7 @@ def fit(
     while trainer.steps_done < plan.steps:
         if should_stop():
             checkpoint()
-            return FitResult(
-                steps=trainer.steps_done, finished=False, skipped=trainer.skipped, records=tuple(records)
-            )
+            return FitResult(steps=trainer.steps_done, finished=False, skipped=trainer.skipped, records=tuple(records))
         batch = trainer.collate([items[index] for index in order.batch(trainer.steps_done)])
         note("train", trainer.step(batch))
         if trainer.skipped > plan.most_skipped:

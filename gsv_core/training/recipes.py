@@ -71,16 +71,16 @@ def _nano(seed: int) -> Recipe:
     return Recipe(
         name="nano",
         semantic=PhasePlan(
-            steps=120, batch_size=8, learning_rate=2e-3, warm_up_steps=5, save_every=60, evaluate_every=15, seed=seed
+            steps=60, batch_size=8, learning_rate=1e-3, warm_up_steps=5, save_every=30, evaluate_every=10, seed=seed
         ),
         wave=PhasePlan(
-            steps=100,
+            steps=80,
             batch_size=4,
             learning_rate=1e-3,
             warm_up_steps=5,
-            save_every=50,
+            save_every=40,
             evaluate_every=20,
-            longest_frames=200,
+            longest_frames=192,
             seed=seed,
         ),
         note="toy networks trained from a seed: their speech is not speech",

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gsv_core.checkpoints.base import BaseModel
-from gsv_core.networks.text_to_semantic import TextToSemantic
+from gsv_core.networks.text_to_semantic import SemanticForward, TextToSemantic
 from gsv_core.training.batches import SemanticBatch, TrainingItem, collate_semantic
 from gsv_core.training.draws import seeded
 from gsv_core.training.schedules import PhasePlan, Trains
@@ -124,10 +124,12 @@ class SemanticTrainer:
             tokens += real
         return {"cross_entropy": loss / targets, "accuracy": hits / tokens}
 
-    def _forward(self, batch: SemanticBatch):  # type: ignore[no-untyped-def]
-        return self.network(
+    def _forward(self, batch: SemanticBatch) -> SemanticForward:
+        forward = self.network(
             batch.phoneme_ids, batch.phoneme_lengths, batch.tokens, batch.token_lengths, batch.text_vectors
         )
+        assert isinstance(forward, SemanticForward)
+        return forward
 
     def weights(self) -> dict[str, Tensor]:
         return changed_tensors(self.network, self.base.text_to_semantic)

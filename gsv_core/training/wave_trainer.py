@@ -151,7 +151,8 @@ class WaveTrainer:
     def collate(self, items: Sequence[TrainingItem]) -> WaveBatch:
         """`items` as the batch of the next step: of a long clip a window, drawn anew in each step."""
         starts = [
-            self._draw_start(item.clip_id, "window", (frames_of(item, self.spectrogram.hop) - self.length(item)) // 2) * 2
+            self._draw_start(item.clip_id, "window", (frames_of(item, self.spectrogram.hop) - self.length(item)) // 2)
+            * 2
             for item in items
         ]
         return self._collate(items, starts)

@@ -136,7 +136,7 @@ class PocketsphinxRecogniser:
 
 
 def spoken_words(token: str) -> list[str]:
-    """The lower-case words a token of a text is spoken as: `Twenty-one,` -> `twenty`, `one`; empty for a dash or <noise>."""
+    """The lower-case words a token is spoken as: `Twenty-one,` -> `twenty`, `one`; none for a dash or <noise>."""
     from gsv_core.text.english_normalisation import normalise
 
     spoken, _ = normalise(_MARKUP.sub("", token).replace("&", " and "))

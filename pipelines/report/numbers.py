@@ -1,7 +1,7 @@
 """What a corpus and its runs say about themselves: the stored tables and JSON, read into one record for the report.
 
-Nothing is computed here that decides anything; a number that no file holds is None. Only units of the corpus's present
-config count: older ones wait for `gsv gc`.
+Nothing is computed here that decides anything; a number that no file holds is None. Only the units that `corpus.json`
+names count: older ones wait for `gsv gc`.
 """
 
 import io
@@ -23,6 +23,8 @@ from pipelines.units import Committed
 
 STATES = ("registered", "trained", "too_little_data", "failed", "prepared")
 _OUTCOMES = "report/outcomes.json"
+_UNREAD = "rejected/inventory.parquet"  # files that were rejected before they became part of a unit
+_ROLES = ("recogniser", "speaker_verifier", "quality", "voice_activity")
 _AUDIO_BYTES = 7_000_000  # of the whole page; base64 makes 9.3 MB of it
 _AUDIO_BYTES_PER_VOICE = 2_000_000
 _EXAMPLES_PER_REASON = 3
@@ -128,6 +130,8 @@ class VoiceNumbers:
     voice: str
     state: str
     reason: str = ""
+    display_name: str = ""
+    """What its people call it, where that had to be changed to be a safe name."""
     languages: Mapping[str, float] = field(default_factory=dict)
     recordings: int = 0
     utterances: int = 0
@@ -181,11 +185,9 @@ class CorpusNumbers:
 
 
 def record_outcomes(corpus: Path | str, outcomes: Mapping[str, Outcome]) -> None:
-    """Note how a job ended for each voice, beside the report; voices that are not named keep what was noted before."""
-    storage = open_storage(corpus)
-    known = {voice: asdict(outcome) for voice, outcome in _read_outcomes(storage).items()}
-    known.update({voice: asdict(outcome) for voice, outcome in outcomes.items()})
-    storage.write(_OUTCOMES, json.dumps(known, sort_keys=True, indent=1).encode())
+    """Note how a job ended, for each of its voices, beside the report; what an earlier job noted is replaced."""
+    record = {voice: asdict(outcome) for voice, outcome in outcomes.items()}
+    open_storage(corpus).write(_OUTCOMES, json.dumps(record, sort_keys=True, indent=1).encode())
 
 
 def collect(corpus: Path | str, outcomes: Mapping[str, Outcome] | None = None) -> CorpusNumbers:
@@ -196,39 +198,47 @@ def collect(corpus: Path | str, outcomes: Mapping[str, Outcome] | None = None) -
     """
     storage = open_storage(corpus)
     known = {**_read_outcomes(storage), **(outcomes or {})}
-    voices = sorted({*storage.names("voices"), *known})
-    if not storage.exists("corpus.json") and not voices:
-        raise ValueError(f"{corpus}: no corpus here; `gsv prepare` or `gsv onboard` makes one")
     about = _read_json(storage, "corpus.json")
-    engines = {role: str(name) for role, name in (about.get("engines") or {}).items() if name}
+    names = storage.names("voices")
+    if not about and not names:
+        raise ValueError(f"{corpus}: no corpus here; `gsv prepare` or `gsv onboard` makes one")
+    units = set(about["units"]) if "units" in about else None
+    voices = sorted({name for name in names if _is_current(storage, name, units)} | known.keys())
+    engines = {role: str(name) for role, name in (about.get("engines") or {}).items() if name and role in _ROLES}
     budget = min(_AUDIO_BYTES_PER_VOICE, _AUDIO_BYTES // max(1, len(voices)))
-    rows = tuple(_voice(storage, voice, known.get(voice), about, engines, budget) for voice in voices)
-    for row in rows:
-        if row.trained is not None:
-            engines = {**engines, **row.trained.engines}
-    digest = about.get("digest") or about.get("corpus_digest")
+    rows = tuple(_voice(storage, voice, known.get(voice), units, engines, budget) for voice in voices)
+    # A run names its engines with their versions, a config without.
+    measured = {role: name for row in rows if row.trained for role, name in row.trained.engines.items()}
+    notes = {row.trained.speech_note for row in rows if row.trained} | {about.get("speech")}
     return CorpusNumbers(
         name=PurePath(storage.root).name,
-        digest=digest,
+        digest=about.get("corpus_digest"),
         voices=rows,
-        engines=engines,
+        engines={**engines, **measured},
         facts=_facts(about),
-        notes=tuple(sorted({row.trained.speech_note for row in rows if row.trained and row.trained.speech_note})),
+        notes=tuple(sorted(note for note in notes if note)),
     )
+
+
+def _is_current(storage: Storage, voice: str, units: set[str] | None) -> bool:
+    """Whether a voice has a unit that still counts, or files that could not even be read."""
+    return bool(_committed(storage, f"voices/{voice}", units)) or storage.exists(f"voices/{voice}/{_UNREAD}")
 
 
 def _voice(
     storage: Storage,
     voice: str,
     outcome: Outcome | None,
-    about: Mapping[str, Any],
+    units: set[str] | None,
     engines: Mapping[str, str],
     budget: int,
 ) -> VoiceNumbers:
     place = f"voices/{voice}"
-    committed = _committed(storage, place, about.get("config_digest"))
+    committed = _committed(storage, place, units)
     manifest = [row for done in committed for row in _table(storage, f"{place}/manifest/{done.unit_id}.parquet")]
     rejected = [row for done in committed for row in _table(storage, f"{place}/rejected/{done.unit_id}.parquet")]
+    rejected += _table(storage, f"{place}/{_UNREAD}")
+    card = _read_json(storage, f"{place}/voice.json")
     accounts = [account for done in committed for account in done.accounts]
     run_id = outcome.run_id if outcome and outcome.run_id else _finished_run(storage, place)
     run = _read_json(storage, f"{place}/runs/{run_id}/run.json") if run_id else {}
@@ -243,6 +253,7 @@ def _voice(
         voice=voice,
         state=state,
         reason=outcome.reason if outcome else "",
+        display_name=str(card.get("display_name") or ""),
         languages=dict(sorted(languages.items(), key=lambda entry: -entry[1])),
         recordings=len(accounts),
         utterances=len(manifest),
@@ -266,11 +277,11 @@ def _voice(
     )
 
 
-def _committed(storage: Storage, place: str, config_digest: str | None) -> list[Committed]:
-    """The voice's finished units; of the present config, if the corpus names it."""
-    names = [name for name in storage.names(f"{place}/units") if name.endswith(".done")]
-    done = [Committed.from_json(storage.read(f"{place}/units/{name}")) for name in names]
-    return [unit for unit in done if config_digest is None or unit.config_digest == config_digest]
+def _committed(storage: Storage, place: str, units: set[str] | None) -> list[Committed]:
+    """The voice's finished units; only those in `units`, if that is known."""
+    names = [name.removesuffix(".done") for name in storage.names(f"{place}/units") if name.endswith(".done")]
+    chosen = [name for name in names if units is None or name in units]
+    return [Committed.from_json(storage.read(f"{place}/units/{name}.done")) for name in chosen]
 
 
 def _table(storage: Storage, path: str) -> list[dict[str, Any]]:
@@ -432,24 +443,27 @@ def _listen(
                 data=storage.read(f"{run}/prompt.flac"),
             )
         )
-    for utterance in _best_utterances(_read_json(storage, f"{run}/scores.json") if run_id else {})[:2]:
-        row = by_clip.get(utterance.get("clip_id"))
-        text, language = str(utterance.get("text", "")), str(row["language"]) if row else ""
-        recorded = _clip_audio(storage, place, row) if row else None
-        if recorded:
-            samples.append(AudioSample(title="Recorded", text=text, language=language, data=recorded))
-        path = utterance.get("audio")
-        if path and storage.exists(f"{run}/{path}"):
-            spoken = storage.read(f"{run}/{path}")
-            samples.append(AudioSample(title="Spoken by the voice", text=text, language=language, data=spoken))
+    spoken = _best_utterances(_read_json(storage, f"{run}/scores.json") if run_id else {})[:2]
+    recorded = _clip_audio(
+        storage, place, [by_clip[entry["clip_id"]] for entry in spoken if entry["clip_id"] in by_clip]
+    )
+    for entry in spoken:
+        clip_id, text = str(entry["clip_id"]), str(entry["text"])
+        language = str(by_clip[clip_id]["language"]) if clip_id in by_clip else ""
+        if clip_id in recorded:
+            samples.append(AudioSample(title="Recorded", text=text, language=language, data=recorded[clip_id]))
+        if entry.get("audio") and storage.exists(f"{run}/{entry['audio']}"):
+            data = storage.read(f"{run}/{entry['audio']}")
+            samples.append(AudioSample(title="Spoken by the voice", text=text, language=language, data=data))
     if not samples:
         chosen = {row["clip_id"] for row in selection if row["keep"]} or set(by_clip)
-        for row in [row for row in manifest if row["clip_id"] in chosen][:3]:
-            data = _clip_audio(storage, place, row)
-            if data:
-                samples.append(
-                    AudioSample(title="Kept clip", text=row["text"], language=row["language"] or "", data=data)
-                )
+        rows = [row for row in manifest if row["clip_id"] in chosen][:3]
+        kept = _clip_audio(storage, place, rows)
+        for row in rows:
+            if row["clip_id"] in kept:
+                text, language = row["text"], row["language"] or ""
+                data = kept[row["clip_id"]]
+                samples.append(AudioSample(title="Kept clip", text=text, language=language, data=data))
     return samples
 
 
@@ -461,17 +475,22 @@ def _best_utterances(scores: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return []
 
 
-def _clip_audio(storage: Storage, place: str, row: Mapping[str, Any]) -> bytes | None:
-    """The FLAC of one clip, out of its shard."""
-    path = f"{place}/shards/{PurePath(row['shard']).name}" if row.get("shard") else ""
-    if not path or not storage.exists(path):
-        return None
-    with tarfile.open(fileobj=io.BytesIO(storage.read(path))) as shard:
-        for member in shard:
-            if member.name == f"{row['clip_id']}.flac" and member.isfile():
-                file = shard.extractfile(member)
-                return file.read() if file else None
-    return None
+def _clip_audio(storage: Storage, place: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:
+    """The FLAC of some clips, by clip id, each shard read once; clips whose shard is gone are left out."""
+    by_shard: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        by_shard[PurePath(row["shard"]).name].add(row["clip_id"])
+    found = {}
+    for shard, clips in by_shard.items():
+        if not storage.exists(f"{place}/shards/{shard}"):
+            continue
+        with tarfile.open(fileobj=io.BytesIO(storage.read(f"{place}/shards/{shard}"))) as tar:
+            for member in tar:
+                clip_id, _, suffix = member.name.partition(".")
+                file = tar.extractfile(member) if clip_id in clips and suffix == "flac" else None
+                if file is not None:
+                    found[clip_id] = file.read()
+    return found
 
 
 def _seconds(rows: Iterator[Mapping[str, Any]]) -> float:
@@ -491,6 +510,8 @@ def _facts(about: Mapping[str, Any]) -> dict[str, str]:
     """The plain entries of corpus.json, one level deep, as `group key` -> value."""
     facts = {}
     for key, value in about.items():
+        if key in ("schema_version", "speech"):
+            continue
         if isinstance(value, str | int | float) and not isinstance(value, bool):
             facts[key.replace("_", " ")] = str(value)
         elif isinstance(value, dict) and key != "engines":

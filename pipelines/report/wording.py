@@ -33,6 +33,7 @@ MEASURES = (
     Measure(key="quality", name="Quality, 1 to 5", better="higher is better", form=".2f", engine="quality"),
     Measure(key="mel_cepstral_distance", name="Mel cepstral distance, dB", better="lower is better", form=".2f"),
     Measure(key="duration_ratio", name="Duration ratio", better="near 1", form=".2f"),
+    Measure(key="real_time_factor", name="Real-time factor", better="lower is faster", form=".2f"),
     Measure(key="score", name="Score", better="higher is better", form=".3f"),
 )
 HEADLINE_MEASURES = tuple(

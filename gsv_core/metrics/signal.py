@@ -1,0 +1,190 @@
+"""A wave to numbers on its signal: noise, clipping, silence, bandwidth; and two waves to their distance.
+
+Mel-cepstral distance: Kubichek 1993, "Mel-cepstral distance measure for objective speech quality assessment", with
+dynamic time warping, since two readings of a sentence differ in pace.
+Axes: T samples, L frames, M mel bands, K coefficients.
+"""
+
+import functools
+import math
+
+import numpy as np
+
+from gsv_core.audio.resample import resample
+
+_FRAME_S = 0.02
+_FLOOR = 1e-10  # power of a frame of digital silence, -100 dB
+_SILENCE_BELOW_DB = 40.0
+_SILENCE_FLOOR_DB = -60.0
+_CLIPPED_AT = 0.999
+_MEL_RATE_HZ = 16_000
+_MEL_FFT = 512
+_MEL_HOP = 160
+_MEL_BANDS = 40
+_COEFFICIENTS = 13  # 1 to 13; the zeroth is loudness
+_CEPSTRAL_DB = 10.0 / math.log(10.0) * math.sqrt(2.0)
+
+
+def snr_db(wave: np.ndarray, rate_hz: int) -> float | None:
+    """Speech level over noise level of (T,), in dB; higher is better.
+
+    Frames of 20 ms are sorted by energy: the loudest tenth's mean is speech and noise, the quietest tenth's mean is the
+    noise between words, as any clip of speech has pauses. Digital silence (below -100 dB) is left out: an editor's
+    gap says nothing of the room. None for less than 0.2 s of sound. At most 100.
+    """
+    powers = _frame_powers(wave, rate_hz)
+    powers = np.sort(powers[powers > _FLOOR])
+    tenth = len(powers) // 10
+    if not tenth:
+        return None
+    noise, loud = float(powers[:tenth].mean()), float(powers[-tenth:].mean())
+    return min(100.0, 10.0 * math.log10(max(loud - noise, noise * 1e-3) / noise))
+
+
+def clipped_share(wave: np.ndarray) -> float:
+    """Share of samples of (T,) in flat tops: runs of three and more, of one sign, at the wave's own peak.
+
+    A converter that clips leaves them; levelling afterwards only scales them, so the limit is not full scale.
+    """
+    size = np.abs(wave)
+    peak = float(size.max(initial=0.0))
+    if peak == 0.0:
+        return 0.0
+    at_limit = size >= peak * _CLIPPED_AT
+    # Runs of one sign: a flat top, not a tone that touches its peak now and then.
+    flat = at_limit[1:-1] & at_limit[:-2] & at_limit[2:] & (np.sign(wave[:-2]) == np.sign(wave[2:]))
+    inside = np.zeros(len(wave), dtype=bool)
+    for shift in range(3):
+        inside[shift : len(wave) - 2 + shift] |= flat
+    return float(inside.mean())
+
+
+def silence_share(wave: np.ndarray, rate_hz: int) -> float:
+    """Share of 20 ms frames of (T,) 40 dB below the loudest tenth, or below -60 dB of full scale; 1 if empty."""
+    powers = _frame_powers(wave, rate_hz)
+    if not len(powers):
+        return 1.0
+    loud_db = 10.0 * math.log10(max(float(np.quantile(powers, 0.9)), _FLOOR))
+    threshold_db = max(loud_db - _SILENCE_BELOW_DB, _SILENCE_FLOOR_DB)
+    return float((10.0 * np.log10(np.maximum(powers, _FLOOR)) < threshold_db).mean())
+
+
+def bandwidth_hz(wave: np.ndarray, rate_hz: int, *, below_db: float = 60.0) -> float | None:
+    """The highest frequency that (T,) really uses; None for silence or less than 0.1 s.
+
+    The long-term power spectrum, smoothed over 250 Hz, is followed from the top down to the first band that lies less
+    than `below_db` below the strongest one above 100 Hz. A telephone recording kept at 48 kHz answers 4,000, not 24,000.
+    """
+    size = 1 << max(8, round(math.log2(rate_hz / 40)))
+    if len(wave) < 0.1 * rate_hz or not wave.any():
+        return None
+    frames = _frames(np.pad(wave, (0, max(0, size - len(wave)))), size, size // 2)
+    power = (np.abs(np.fft.rfft(frames * np.hanning(size).astype(np.float32), axis=1)) ** 2).mean(axis=0)
+    hz_per_bin = rate_hz / size
+    width = max(1, round(250.0 / hz_per_bin))
+    smooth = np.convolve(power, np.full(width, 1.0 / width), mode="same")
+    smooth_db = 10.0 * np.log10(np.maximum(smooth, 1e-20))
+    lowest = math.ceil(100.0 / hz_per_bin)
+    used = np.flatnonzero(smooth_db[lowest:] > smooth_db[lowest:].max() - below_db)
+    return float((used[-1] + lowest) * hz_per_bin)
+
+
+def mel_cepstral_distance(reference: np.ndarray, other: np.ndarray, rate_hz: int) -> float:
+    """Mean distance in dB between the mel cepstra of two waves (T,) along the best warping of time; lower is better.
+
+    0 for a wave and itself; 4 to 6 is what good synthesis reaches against a recording of the same sentence. Loudness
+    drops out.
+
+    Raises:
+        ValueError: a wave is shorter than one frame of 32 ms.
+    """
+    left, right = (_cepstra(wave, rate_hz) for wave in (reference, other))
+    squared = (left**2).sum(axis=1)[:, None] + (right**2).sum(axis=1)[None, :] - 2.0 * left @ right.T
+    return _CEPSTRAL_DB * _warped_mean(np.sqrt(np.maximum(squared, 0.0)))
+
+
+def mel_distance(reference: np.ndarray, other: np.ndarray, rate_hz: int) -> float:
+    """Mean absolute difference of the log mel spectra of two waves (T,) laid sample on sample; lower is better.
+
+    The longer one is cut to the shorter. For a wave and its reconstruction; two readings want `mel_cepstral_distance`.
+    """
+    shortest = min(len(reference), len(other))
+    left, right = (_log_mels(wave[:shortest], rate_hz) for wave in (reference, other))
+    return float(np.abs(left - right).mean())
+
+
+def _frames(wave: np.ndarray, size: int, hop: int) -> np.ndarray:
+    """(T,) -> (L, size), only whole frames."""
+    if len(wave) < size:
+        return np.zeros((0, size), dtype=np.float32)
+    return np.lib.stride_tricks.sliding_window_view(wave.astype(np.float32, copy=False), size)[::hop]
+
+
+def _frame_powers(wave: np.ndarray, rate_hz: int) -> np.ndarray:
+    size = round(_FRAME_S * rate_hz)
+    frames = _frames(wave, size, size).astype(np.float64)
+    # Without the mean of each frame: an offset or rumble is no speech, and would hide the pauses.
+    return frames.var(axis=1)
+
+
+@functools.cache
+def _filters() -> np.ndarray:
+    """(bins, M): triangles evenly spaced on the mel scale (HTK's) from 0 to 8 kHz, each of height one."""
+    top_mel = 2595.0 * math.log10(1.0 + _MEL_RATE_HZ / 2 / 700.0)
+    edges = 700.0 * (10.0 ** (np.linspace(0.0, top_mel, _MEL_BANDS + 2) / 2595.0) - 1.0)
+    bins = np.arange(_MEL_FFT // 2 + 1) * _MEL_RATE_HZ / _MEL_FFT
+    rising = (bins[:, None] - edges[None, :-2]) / (edges[1:-1] - edges[:-2])
+    falling = (edges[None, 2:] - bins[:, None]) / (edges[2:] - edges[1:-1])
+    return np.maximum(0.0, np.minimum(rising, falling)).astype(np.float32)
+
+
+def _log_mels(wave: np.ndarray, rate_hz: int) -> np.ndarray:
+    """(T,) -> (L, M) natural logarithm of mel power, 100 frames per second."""
+    audio = resample(wave, rate_hz, _MEL_RATE_HZ)
+    if len(audio) < _MEL_FFT:
+        raise ValueError(f"mel: expected at least {_MEL_FFT / _MEL_RATE_HZ:.3f} s, got {len(wave) / rate_hz:.3f} s")
+    frames = _frames(audio, _MEL_FFT, _MEL_HOP) * np.hanning(_MEL_FFT).astype(np.float32)
+    power = np.abs(np.fft.rfft(frames, axis=1)) ** 2
+    return np.log(np.maximum(power @ _filters(), 1e-8))
+
+
+def _cepstra(wave: np.ndarray, rate_hz: int) -> np.ndarray:
+    """(T,) -> (L, K): the cosine transform of the log mel spectrum without its zeroth coefficient."""
+    bands = (np.arange(_MEL_BANDS) + 0.5) * math.pi / _MEL_BANDS
+    basis = np.cos(np.arange(1, _COEFFICIENTS + 1)[:, None] * bands[None, :]) * (2.0 / _MEL_BANDS) / 2.0
+    return _log_mels(wave, rate_hz).astype(np.float64) @ basis.T
+
+
+def _warped_mean(costs: np.ndarray) -> float:
+    """(L, L') costs -> the least mean cost of a path from one corner to the other, by steps right, down and diagonal.
+
+    Worked by anti-diagonals, whose cells do not depend on each other. Sums and lengths travel together; among equal
+    sums the diagonal step is taken, which makes the shortest path.
+    """
+    rows, columns = costs.shape
+    sums = [np.full(rows, np.inf), np.full(rows, np.inf)]  # by row, of the two anti-diagonals before
+    steps = [np.zeros(rows), np.zeros(rows)]
+    for diagonal in range(rows + columns - 1):
+        first, last = max(0, diagonal - columns + 1), min(rows, diagonal + 1)
+        index = np.arange(first, last)
+        here = costs[index, diagonal - index]
+        total, count = np.full(rows, np.inf), np.zeros(rows)
+        if diagonal == 0:
+            total[0], count[0] = here[0], 1.0
+        else:
+            above = index - 1
+            outside = above < 0
+            candidates = np.stack(
+                [
+                    np.where(outside, np.inf, sums[0][above]),
+                    np.where(outside, np.inf, sums[1][above]),
+                    sums[1][index],
+                ]
+            )
+            lengths = np.stack([steps[0][above], steps[1][above], steps[1][index]])
+            choice = candidates.argmin(axis=0)
+            lane = np.arange(len(index))
+            total[index] = candidates[choice, lane] + here
+            count[index] = lengths[choice, lane] + 1.0
+        sums, steps = [sums[1], total], [steps[1], count]
+    return float(sums[1][-1] / steps[1][-1])

@@ -1,0 +1,69 @@
+import torch
+
+from gsv_core.networks.layers import (
+    ChannelLayerNorm,
+    GatedStack,
+    WeightNormColumnConv2d,
+    WeightNormConv1d,
+    WeightNormConvTranspose1d,
+    frame_mask,
+    sequence_mask,
+    slice_frames,
+)
+
+
+def test_sequence_mask_marks_what_is_no_padding():
+    assert sequence_mask(torch.tensor([0, 2, 3]), 3).tolist() == [[False] * 3, [True, True, False], [True] * 3]
+    assert frame_mask(torch.tensor([1]), 2, torch.float64).tolist() == [[[1.0, 0.0]]]
+
+
+def test_slice_frames_takes_each_items_own_piece():
+    values = torch.arange(12.0).reshape(2, 1, 6)
+    assert slice_frames(values, torch.tensor([0, 3]), 2).tolist() == [[[0, 1]], [[9, 10]]]
+
+
+def test_weight_norm_starts_as_the_plain_convolution():
+    torch.manual_seed(0)
+    ours = WeightNormConv1d(4, 6, 3, padding=2, dilation=2, groups=2)
+    plain = torch.nn.Conv1d(4, 6, 3, padding=2, dilation=2, groups=2)
+    plain.load_state_dict({"weight": ours.weight_v, "bias": ours.bias})
+    x = torch.randn(2, 4, 9)
+    torch.testing.assert_close(ours(x), plain(x))
+
+
+def test_weight_norm_depends_on_the_direction_of_v_and_the_length_g():
+    convolution = WeightNormConvTranspose1d(3, 2, 4, stride=2)
+    before = convolution.weight.detach()
+    with torch.no_grad():
+        convolution.weight_v.mul_(7)
+    torch.testing.assert_close(convolution.weight, before)
+    with torch.no_grad():
+        convolution.weight_g.mul_(2)
+    torch.testing.assert_close(convolution.weight, 2 * before)
+    # One length per input channel, the first axis of a transposed convolution.
+    assert convolution.weight_g.shape == (3, 1, 1)
+
+
+def test_convolutions_keep_their_promised_shapes():
+    assert WeightNormConvTranspose1d(3, 2, 16, stride=10)(torch.zeros(1, 3, 7)).shape == (1, 2, 70)
+    assert WeightNormColumnConv2d(1, 2, 5, stride=3, padding=2)(torch.zeros(1, 1, 9, 4)).shape == (1, 2, 3, 4)
+
+
+def test_channel_layer_norm_normalises_over_channels():
+    x = torch.randn(2, 8, 5, generator=torch.Generator().manual_seed(1)) * 3 + 4
+    normal = ChannelLayerNorm(8)(x)
+    torch.testing.assert_close(normal.mean(dim=1), torch.zeros(2, 5), atol=1e-5, rtol=0)
+    torch.testing.assert_close(normal.std(dim=1, correction=0), torch.ones(2, 5), atol=1e-3, rtol=0)
+
+
+def test_gated_stack_keeps_padding_out_and_reaches_every_weight():
+    torch.manual_seed(2)
+    stack = GatedStack(6, 5, 3, timbre_width=4)
+    x, timbre = torch.randn(1, 6, 10), torch.randn(1, 4, 1)
+    mask = frame_mask(torch.tensor([7]), 10, x.dtype)
+    padded = stack(x * mask, mask, timbre)
+    alone = stack(x[..., :7], mask[..., :7], timbre)
+    torch.testing.assert_close(padded[..., :7], alone)
+    assert padded[..., 7:].abs().max() == 0
+    padded.square().sum().backward()
+    assert all(parameter.grad is not None and parameter.grad.abs().max() > 0 for parameter in stack.parameters())

@@ -1,0 +1,134 @@
+import pytest
+import torch
+
+from gsv_core.networks.text_to_semantic import TextToSemantic, TextToSemanticConfig
+
+CONFIG = TextToSemanticConfig(phoneme_count=40, token_count=33, width=16, heads=2, layers=2, text_vector_width=6)
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    return TextToSemantic(CONFIG).eval()
+
+
+@pytest.fixture(scope="module")
+def batch():
+    draw = torch.Generator().manual_seed(1)
+    return {
+        "phoneme_ids": torch.randint(40, (2, 9), generator=draw),
+        "phoneme_lengths": torch.tensor([9, 5]),
+        "tokens": torch.randint(32, (2, 12), generator=draw),
+        "token_lengths": torch.tensor([8, 12]),
+        "text_vectors": torch.randn(2, 9, 6, generator=draw),
+    }
+
+
+def _alone(batch, row):
+    phonemes, tokens = int(batch["phoneme_lengths"][row]), int(batch["token_lengths"][row])
+    return {
+        "phoneme_ids": batch["phoneme_ids"][row : row + 1, :phonemes],
+        "phoneme_lengths": batch["phoneme_lengths"][row : row + 1],
+        "tokens": batch["tokens"][row : row + 1, :tokens],
+        "token_lengths": batch["token_lengths"][row : row + 1],
+        "text_vectors": batch["text_vectors"][row : row + 1, :phonemes],
+    }
+
+
+def test_padding_has_no_influence(network, batch):
+    together = network(**batch)
+    alone = [network(**_alone(batch, row)) for row in range(2)]
+    for row, single in enumerate(alone):
+        count = single.logits.shape[1]
+        torch.testing.assert_close(together.logits[row, :count], single.logits[0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(together.loss_sum, sum(single.loss_sum for single in alone))
+    assert int(together.target_count) == 8 + 1 + 12 + 1
+
+
+def test_upstreams_mask_lets_padding_in_and_equals_ours_at_equal_lengths(network, batch):
+    assert not torch.allclose(network(**batch).loss_sum, network(**batch, upstream_padding_mask=True).loss_sum)
+    even = batch | {"phoneme_lengths": torch.tensor([9, 9]), "token_lengths": torch.tensor([12, 12])}
+    torch.testing.assert_close(network(**even).logits, network(**even, upstream_padding_mask=True).logits)
+
+
+def test_padding_counts_only_when_asked_for(network, batch):
+    counted = network(**batch, count_padding=True)
+    assert int(counted.target_count) == 2 * 13
+    assert counted.loss_sum > network(**batch).loss_sum
+
+
+def test_targets_are_the_tokens_and_the_end_mark(network, batch):
+    forward = network(**batch)
+    assert forward.targets[0].tolist() == [*batch["tokens"][0, :8].tolist(), *[32] * 5]
+    assert forward.target_mask[0].tolist() == [True] * 9 + [False] * 4
+    assert 0 <= forward.accuracy(3) <= forward.accuracy(33) == 1
+
+
+def test_a_token_does_not_see_what_follows(network, batch):
+    changed = batch | {"tokens": batch["tokens"].clone()}
+    changed["tokens"][1, 7:] = 3
+    torch.testing.assert_close(network(**changed).logits[1, :8], network(**batch).logits[1, :8])
+    assert not torch.allclose(network(**changed).logits[1, 8:], network(**batch).logits[1, 8:])
+
+
+@pytest.mark.parametrize("prompt", [0, 4])
+def test_decoding_step_by_step_gives_the_teacher_forced_logits(network, batch, prompt):
+    single = _alone(batch, 1)
+    wanted = network(**single).logits[0]
+    tokens = single["tokens"]
+    given = tokens[:, :prompt] if prompt else None
+    # Less room than needed, so that the cache has to grow on the way.
+    logits, cache = network.prefill(single["phoneme_ids"], single["text_vectors"], given, room=2)
+    decoded = [logits[0]] + [network.step(tokens[:, i], cache)[0] for i in range(prompt, tokens.shape[1])]
+    torch.testing.assert_close(torch.stack(decoded), wanted[prompt:].detach(), atol=1e-5, rtol=1e-5)
+
+
+def test_texts_of_different_length_decode_together_as_they_do_alone(network, batch):
+    fed = torch.tensor([5, 7])
+    logits, cache = network.prefill(
+        batch["phoneme_ids"], batch["text_vectors"], None, phoneme_lengths=batch["phoneme_lengths"]
+    )
+    followed = network.step(fed, cache)
+    for row in range(2):
+        single = _alone(batch, row)
+        first, own_cache = network.prefill(single["phoneme_ids"], single["text_vectors"], None)
+        torch.testing.assert_close(logits[row], first[0], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(followed[row], network.step(fed[row : row + 1], own_cache)[0], atol=1e-5, rtol=1e-5)
+
+
+def test_positions_beyond_the_table_are_computed(network):
+    phonemes = torch.ones(1, 700, dtype=torch.int64)
+    logits, _ = network.prefill(phonemes, None, None)
+    assert torch.isfinite(logits).all()
+
+
+def test_no_text_vectors_means_zeros(network, batch):
+    zeros = batch | {"text_vectors": torch.zeros(2, 9, 6)}
+    none = batch | {"text_vectors": None}
+    torch.testing.assert_close(network(**zeros).logits, network(**none).logits)
+
+
+def test_every_weight_gets_a_gradient(batch):
+    torch.manual_seed(0)
+    network = TextToSemantic(CONFIG)
+    network(**batch).loss_sum.backward()
+    missing = [n for n, p in network.named_parameters() if p.grad is None or p.grad.abs().max() == 0]
+    assert missing == []
+
+
+def test_the_same_seed_gives_the_same_network():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        first = TextToSemantic(CONFIG).state_dict()
+        torch.manual_seed(7)
+        second = TextToSemantic(CONFIG).state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize(
+    "sizes, message",
+    [({"width": 15}, "multiple of heads"), ({"layers": 0}, "positive"), ({"token_count": 1}, "end mark")],
+)
+def test_impossible_sizes_are_refused(sizes, message):
+    with pytest.raises(ValueError, match=message):
+        TextToSemanticConfig(**({"width": 16, "heads": 2} | sizes))

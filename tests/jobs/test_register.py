@@ -1,0 +1,211 @@
+"""A run becomes one version, whatever was cut off before, and the version says what it is worth."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gsv_core.checkpoints.releases import RELEASES, Release
+from jobs.register import register_voice
+from jobs.synth import speak
+from jobs.tracking import Tracker, TrackingError
+from tests.jobs.run_fixture import PAIRS, write_nano_run
+from tests.jobs.stores import free_port, postgres
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("workspace")
+
+
+@pytest.fixture(scope="module")
+def tracker(workspace: Path) -> Tracker:
+    return Tracker(f"sqlite:///{workspace}/mlflow.db", "corpus")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An MLflow server over PostgreSQL that keeps the files itself, as in the compose file."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix="gsv-pg-") as folder:
+        Path(folder).chmod(0o755)
+        with postgres(Path(folder) / "server") as database:
+            port = free_port()
+            command = [
+                sys.executable,
+                "-m",
+                "mlflow",
+                "server",
+                "--host",
+                "127.0.0.1",
+                "--port",
+                str(port),
+                "--workers",
+                "1",
+            ]
+            command += ["--backend-store-uri", database.replace("postgresql:", "postgresql+psycopg2:")]
+            command += ["--artifacts-destination", str(tmp_path_factory.mktemp("served"))]
+            settings = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+            with (Path(folder) / "mlflow.log").open("wb") as log:
+                process = subprocess.Popen(command, env=os.environ | settings, stdout=log, stderr=log)
+            try:
+                _wait_for(f"http://127.0.0.1:{port}", process, Path(folder) / "mlflow.log")
+                yield f"http://127.0.0.1:{port}"
+            finally:
+                process.terminate()
+                process.wait(timeout=30)
+
+
+def _wait_for(uri: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    import requests
+
+    for _ in range(240):
+        assert process.poll() is None, log.read_text(encoding="utf-8")
+        try:
+            if requests.get(f"{uri}/health", timeout=1).ok:
+                return
+        except requests.ConnectionError:
+            time.sleep(0.5)
+    raise AssertionError(log.read_text(encoding="utf-8"))
+
+
+def test_a_version_says_what_it_is_and_what_it_is_worth(tracker: Tracker, workspace: Path) -> None:
+    consent = {"who": "Alice", "when": "2026-01-02", "consent_id": "paper-17"}
+    run_dir = write_nano_run(workspace / "corpus", run_id="1" * 20)
+    registered = register_voice(tracker, run_dir, consent=consent)
+    assert (registered.name, registered.version, registered.uri) == ("gsv-alice", 1, "models:/gsv-alice/1")
+    client = tracker.store.client
+    (version,) = client.search_model_versions("name = 'gsv-alice'")
+    assert version.status == "READY"
+    tags = version.tags
+    run = json.loads((run_dir / "run.json").read_text(encoding="utf-8"))
+    for key in ("release", "base_digest", "corpus_digest", "run_id", "voice"):
+        assert tags[key] == run[key]
+    assert (tags["consent_id"], tags["consent.who"], tags["consent.when"]) == ("paper-17", "Alice", "2026-01-02")
+    assert (tags["score.likeness"], tags["likeness_independent"]) == ("0.5", "false")
+    assert tags["engine.speaker_verifier"] == "resemblyzer"
+    assert "score.quality" not in tags
+    assert "its speech is not speech" in version.description
+    assert "| character error rate | 0.8 | 1 | 0.2 |" in version.description
+    assert "recogniser: pocketsphinx" in version.description
+    assert client.get_registered_model("gsv-alice").aliases == {"challenger": 1, "challenger-nano": 1}
+    run_of_it = client.get_run(version.run_id)
+    assert run_of_it.data.tags["gsv.run_id"] == "1" * 20
+    assert run_of_it.data.metrics["best/score"] == 1.1
+    (model,) = client.search_logged_models([tracker.prepare()], f"source_run_id = '{version.run_id}'")
+    assert model.status == "READY"
+    assert {metric.key: metric.value for metric in model.metrics}["best/likeness"] == 0.5
+    assert run_of_it.outputs.model_outputs[0].model_id == model.model_id
+
+
+def test_the_same_run_is_registered_once(tracker: Tracker, workspace: Path) -> None:
+    run_dir = write_nano_run(workspace / "corpus", voice="bob", run_id="1" * 20)
+    first = register_voice(tracker, run_dir)
+    again = register_voice(Tracker(tracker.store.uri, "corpus"), run_dir)
+    assert again == first
+    assert len(tracker.store.client.search_model_versions("name = 'gsv-bob'")) == 1
+
+
+def test_challenger_is_the_newest_run_and_registering_an_old_one_again_leaves_it(
+    tracker: Tracker, workspace: Path
+) -> None:
+    runs = [write_nano_run(workspace / "corpus", voice="carol", run_id=digit * 20) for digit in "12"]
+    versions = [register_voice(tracker, run_dir).version for run_dir in runs]
+    assert versions == [1, 2]
+    register_voice(tracker, runs[0])
+    aliases = tracker.store.client.get_registered_model("gsv-carol").aliases
+    assert aliases == {"challenger": 2, "challenger-nano": 2}
+
+
+def test_a_registration_cut_off_between_version_and_alias_is_completed(tracker: Tracker, workspace: Path) -> None:
+    run_dir = write_nano_run(workspace / "corpus", voice="dave", run_id="1" * 20)
+    first = register_voice(tracker, run_dir)
+    tracker.store.client.delete_registered_model_alias("gsv-dave", "challenger")
+    assert register_voice(tracker, run_dir) == first
+    assert tracker.store.client.get_registered_model("gsv-dave").aliases["challenger"] == 1
+
+
+def test_a_registration_cut_off_before_its_version_leaves_one_model(tracker: Tracker, tmp_path: Path) -> None:
+    blocked = tmp_path / "artifacts"
+    own = Tracker(tracker.store.uri, "blocked", artifact_root=blocked.as_uri())
+    run_dir = write_nano_run(tmp_path / "corpus", voice="erin")
+    run_id = own.log_voice(None, run_dir)
+    (blocked / "models").write_text("a file where a folder should be", encoding="utf-8")
+    with pytest.raises(TrackingError, match="could not register gsv-erin"):
+        register_voice(own, run_dir)
+    assert own.store.client.search_model_versions("name = 'gsv-erin'") == []
+    assert "erin" not in own.registry.voices()
+    (blocked / "models").unlink()
+    assert register_voice(own, run_dir).version == 1
+    (model,) = own.store.client.search_logged_models([own.prepare()], f"source_run_id = '{run_id}'")
+    assert model.status == "READY"
+
+
+def test_missing_weights_are_named_and_nothing_is_registered(tracker: Tracker, workspace: Path) -> None:
+    run_dir = write_nano_run(workspace / "corpus", voice="frank")
+    (run_dir / "weights" / f"{PAIRS[1][1]}.safetensors").unlink()
+    with pytest.raises(ValueError, match="is missing, but scores"):
+        register_voice(tracker, run_dir)
+    assert "frank" not in tracker.registry.voices()
+
+
+def test_consent_can_be_required(tracker: Tracker, workspace: Path) -> None:
+    run_dir = write_nano_run(workspace / "corpus", voice="grace")
+    with pytest.raises(ValueError, match=r"voice 'grace' has no consent; .*voice\.yaml"):
+        register_voice(tracker, run_dir, require_consent=True)
+    assert "grace" not in tracker.registry.voices()
+    register_voice(tracker, run_dir, require_consent=True, consent={"who": "Grace"})
+    (version,) = tracker.store.client.search_model_versions("name = 'gsv-grace'")
+    assert len(version.tags["consent_id"]) == 20
+
+
+def test_a_uv_project_in_the_current_folder_stays_out_of_the_version(
+    tracker: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("uv.lock", "pyproject.toml"):
+        (tmp_path / name).write_text('[project]\nname = "x"\nversion = "0"\n', encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    register_voice(tracker, write_nano_run(tmp_path / "corpus", voice="heidi"))
+    folder = Path(tracker.store.client.get_model_version("gsv-heidi", "1").source.removeprefix("file://"))
+    names = {path.name for path in folder.rglob("*")}
+    assert {"MLmodel", "voice_model.py", "voice.json", "synthesiser.py"} <= names
+    assert not {"uv.lock", "pyproject.toml", "__pycache__"} & names
+    requirements = (folder / "requirements.txt").read_text(encoding="utf-8").split()
+    assert {line.partition("==")[0] for line in requirements} >= {"torch", "mlflow", "soxr", "pypinyin"}
+    assert not [line for line in requirements if "+" in line or "==" not in line]
+
+
+def test_a_bundle_carries_the_files_of_its_base_or_says_which_are_missing(tracker: Tracker, tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    for name in RELEASES[Release.V2].files:
+        (models / name).parent.mkdir(parents=True, exist_ok=True)
+        (models / name).write_bytes(name.encode())
+    run_dir = write_nano_run(tmp_path / "corpus", voice="ivan", release="v2")
+    registered = register_voice(tracker, run_dir, base=models, bundle=True)
+    with tracker.registry.files_of(registered) as folder:
+        for name in RELEASES[Release.V2].files:
+            assert (folder / "base" / name).read_bytes() == name.encode()
+    other = write_nano_run(tmp_path / "corpus", voice="judy", release="v2Pro")
+    with pytest.raises(ValueError, match=r"cannot bundle base v2Pro: .* run `gsv models pull v2Pro`"):
+        register_voice(tracker, other, base=models, bundle=True)
+    assert "judy" not in tracker.registry.voices()
+
+
+def test_a_server_over_postgresql_takes_and_gives_a_voice(server: str, tmp_path: Path) -> None:
+    tracker = Tracker(server, "corpus", prefix="team-")
+    run_dir = write_nano_run(tmp_path / "corpus")
+    with tracker.parent_run("onboard") as parent_id:
+        run_id = tracker.log_voice(parent_id, run_dir)
+    registered = register_voice(tracker, run_dir)
+    assert registered.run_id == run_id
+    assert register_voice(tracker, run_dir) == registered
+    assert tracker.registry.voices() == ["alice"]
+    audio, rate_hz = speak(server, "alice", "Good morning.", "en", prefix="team-")
+    assert audio[:4] == b"RIFF"
+    assert rate_hz == 32_000

@@ -1,0 +1,55 @@
+"""Speech through the registry, and what is said when there is none."""
+
+from pathlib import Path
+
+import pytest
+
+from gsv_core.audio.wav import read_wav
+from jobs.register import register_voice
+from jobs.synth import speak
+from jobs.tracking import Tracker
+from tests.jobs.run_fixture import write_nano_run
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    workspace = tmp_path_factory.mktemp("workspace")
+    tracker = Tracker(f"sqlite:///{workspace}/mlflow.db", "corpus")
+    for number, scale in ((1, 1.01), (2, 1.05)):
+        register_voice(tracker, write_nano_run(workspace / "corpus", run_id=str(number) * 20, scale=scale))
+    return tracker.store.uri
+
+
+def test_the_newest_version_speaks_unless_another_is_named(uri: str) -> None:
+    newest, rate_hz = speak(uri, "alice", "Good morning.", "en", seed=1)
+    samples, read_rate_hz = read_wav(newest)
+    assert rate_hz == read_rate_hz == 32_000
+    assert len(samples) > rate_hz // 5
+    assert abs(samples).max() > 0
+    assert speak(uri, "alice", "Good morning.", "en", seed=1, version=2)[0] == newest
+    assert speak(uri, "alice", "Good morning.", "en", seed=1, alias="challenger")[0] == newest
+    assert speak(uri, "alice", "Good morning.", "en", seed=1, version=1)[0] != newest
+
+
+def test_what_is_not_there_is_said_with_what_is(uri: str) -> None:
+    with pytest.raises(ValueError, match=r"no voice 'bob' .*registered: alice$"):
+        speak(uri, "bob", "Hello.", "en")
+    with pytest.raises(ValueError, match='no voice "o\'hara" .*registered: alice$'):
+        speak(uri, "o'hara", "Hello.", "en")
+    with pytest.raises(ValueError, match=r"no version 9; it has: 1, 2$"):
+        speak(uri, "alice", "Hello.", "en", version=9)
+    with pytest.raises(ValueError, match=r"no alias 'champion'; it has: challenger, challenger-nano$"):
+        speak(uri, "alice", "Hello.", "en", alias="champion")
+    with pytest.raises(ValueError, match="not both"):
+        speak(uri, "alice", "Hello.", "en", alias="champion", version=1)
+
+
+def test_text_that_cannot_be_spoken_is_refused(uri: str) -> None:
+    with pytest.raises(ValueError, match="can be spoken"):
+        speak(uri, "alice", "…", "en")
+
+
+def test_without_a_store_nothing_is_made(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="gsv onboard"):
+        speak(f"sqlite:///{tmp_path}/mlflow.db", "alice", "Hello.", "en")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,185 @@
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipelines.sources import HandedIn, gather, read_card
+from pipelines.storage import LocalStorage
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    folder = tmp_path / "recordings"
+    folder.mkdir()
+    return folder
+
+
+def put(path: Path, content: bytes | str = b"audio") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def look(root: Path, **options: object) -> HandedIn:
+    return gather(root, LocalStorage(root.parent / "corpus"), **options)
+
+
+def test_each_sub_folder_is_a_voice_with_what_its_card_says(root: Path) -> None:
+    put(root / "anna" / "monday.wav", b"1")
+    put(root / "anna" / "week 2" / "TUESDAY.FLAC", b"2")
+    put(root / "anna" / "monday.txt", "Good morning.")
+    put(root / "anna" / "voice.yaml", "language: en\nlicence: CC0\nconsent: {by: Anna, reference: letter 7}\n")
+    put(root / "ben" / "a.mp3", b"3")
+    found = look(root, language="ko")
+    anna, ben = found.cards
+    assert (anna.voice, anna.language, anna.licence, ben.language) == ("anna", "en", "CC0", "ko")
+    assert anna.consent_id
+    assert ben.consent_id is None
+    by_name = {Path(source.uri).name: source for source in found.sources}
+    assert by_name["monday.wav"].transcript == "Good morning."
+    assert by_name["TUESDAY.FLAC"].transcript is None
+    assert by_name["a.mp3"].language == "ko"
+    assert by_name["monday.wav"].consent_id == anna.consent_id
+
+
+def test_a_subtitle_is_preferred_to_plain_text(root: Path) -> None:
+    put(root / "anna" / "a.wav")
+    put(root / "anna" / "a.txt", "text")
+    put(root / "anna" / "a.srt", "1\n00:00:00,000 --> 00:00:01,000\ntext\n")
+    (source,) = look(root).sources
+    assert source.transcript_format == "srt"
+
+
+def test_the_same_bytes_are_one_source_with_copies(root: Path) -> None:
+    put(root / "anna" / "a.wav", b"same")
+    put(root / "anna" / "b.wav", b"same")
+    put(root / "anna" / "b.txt", "only the second has a text")
+    put(root / "ben" / "a.wav", b"same")
+    found = look(root)
+    anna, ben = found.sources
+    assert Path(anna.uri).name == "b.wav"
+    assert [Path(copy).name for copy in anna.copies] == ["a.wav"]
+    assert ben.copies == ()
+
+
+def test_strange_files_are_named_or_passed_over(root: Path) -> None:
+    put(root / "anna" / ".hidden.wav")
+    put(root / "anna" / "notes.pdf")
+    put(root / "anna" / "folder.wav" / "keep.txt")
+    put(root / "anna" / "录音 (最终) – naïve ‘take’ & 100%.wav", b"good")
+    put(root / "outside.txt")
+    put(root.parent / "secret.wav")
+    (root / "anna" / "loop").symlink_to(root / "anna")
+    (root / "anna" / "self.wav").symlink_to("self.wav")
+    (root / "anna" / "dangling.wav").symlink_to("nowhere.wav")
+    (root / "anna" / "escape.wav").symlink_to(root.parent / "secret.wav")
+    found = look(root)
+    assert [Path(source.uri).name for source in found.sources] == ["录音 (最终) – naïve ‘take’ & 100%.wav"]
+    assert {(Path(entry.uri).name, entry.reason) for entry in found.rejections} == {
+        ("self.wav", "broken_link"),
+        ("dangling.wav", "broken_link"),
+        ("escape.wav", "link_outside"),
+    }
+
+
+def test_a_name_that_is_not_utf8_is_refused_by_name(root: Path) -> None:
+    folder = root / "anna"
+    folder.mkdir()
+    with open(os.fsencode(folder) + b"/bad\xff.wav", "wb") as file:
+        file.write(b"audio")
+    (rejection,) = look(root).rejections
+    assert rejection.reason == "bad_name"
+    assert "bad\\xff.wav" in rejection.uri
+
+
+def test_the_inventory_saves_reading_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(root / "anna" / "a.wav", b"1")
+    first = look(root)
+    monkeypatch.setattr("pipelines.sources.hashlib.file_digest", lambda *_: pytest.fail("read again"))
+    assert look(root).sources == first.sources
+
+
+def test_a_changed_file_is_read_again(root: Path) -> None:
+    path = put(root / "anna" / "a.wav", b"1")
+    (before,) = look(root).sources
+    put(path, b"2")
+    os.utime(path, ns=(1, 1))
+    (after,) = look(root).sources
+    assert before.digest != after.digest
+
+
+@pytest.mark.parametrize("what", ["missing", "empty", "folder of text", "picture"])
+def test_nothing_to_do_is_an_error_with_a_remedy(root: Path, what: str) -> None:
+    place = root
+    if what == "missing":
+        place = root / "nowhere"
+    elif what == "folder of text":
+        put(root / "anna" / "a.txt")
+    elif what == "picture":
+        place = put(root / "a.png")
+    with pytest.raises(ValueError, match="sub-folder|expected a folder"):
+        look(place)
+
+
+def test_tables_of_every_kind_give_the_same_sources(root: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    put(root / "a.wav", b"1")
+    put(root / "b.wav", b"2")
+    rows = [
+        {"voice": "anna", "uri": "a.wav", "language": "en", "transcript": 'one, "two"'},
+        {"voice": "ben", "uri": str(root / "b.wav"), "language": "zh", "transcript": "a|b"},
+    ]
+    csv = put(root / "t.csv", 'voice,uri,language,transcript\nanna,a.wav,en,"one, ""two"""\nben,b.wav,zh,a|b\n')
+    import json
+
+    jsonl = put(root / "t.jsonl", "\n".join(json.dumps(row) for row in rows) + "\n\n")
+    parquet = root / "t.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), parquet)
+    listing = put(root / "t.list", 'a.wav|anna|EN|one, "two"\nb.wav|ben|zh|a|b\n')
+    found = [look(table).sources for table in (csv, jsonl, parquet, listing)]
+    assert found[0] == found[1] == found[2] == found[3]
+    assert [source.transcript for source in found[0]] == ['one, "two"', "a|b"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("t.csv", "a,b\n1,2\n"),
+        ("t.jsonl", "{broken\n"),
+        ("t.jsonl", "[1]\n"),
+        ("t.list", "only|three|parts\n"),
+        ("t.parquet", "no parquet"),
+    ],
+)
+def test_a_broken_table_is_named(root: Path, name: str, content: str) -> None:
+    with pytest.raises(ValueError, match=name.replace(".", r"\.")):
+        look(put(root / name, content))
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["- a list", "language: [", "consent: yes", "pronunciation: posh", "!!python/object/apply:os.system ['true']"],
+)
+def test_a_broken_card_is_named_and_nothing_in_it_runs(tmp_path: Path, content: str) -> None:
+    put(tmp_path / "voice.yaml", content)
+    with pytest.raises(ValueError, match="voice"):
+        read_card(tmp_path, "anna")
+
+
+@settings(max_examples=60, deadline=None)
+@given(content=st.binary(max_size=200))
+def test_any_bytes_in_a_card_or_a_list_are_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes
+) -> None:
+    folder = tmp_path_factory.mktemp("voice")
+    put(folder / "voice.yaml", content)
+    put(folder / "t.list", content)
+    for call in (lambda: read_card(folder, "anna"), lambda: look(folder / "t.list")):
+        try:
+            call()
+        except ValueError:
+            continue
