@@ -40,6 +40,9 @@ class Cluster:
         os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        if not logging.getLogger().isEnabledFor(logging.DEBUG):
+            # Ray's C++ core writes to the terminal past every Python setting, of things Ray Data does by design.
+            os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         common: dict[str, Any] = {
             "runtime_env": {"env_vars": _ENVIRONMENT},
             "log_to_driver": False,

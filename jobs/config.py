@@ -14,6 +14,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
+from gsv_core.training.recipes import choose_recipe
 from pipelines.flow import FlowConfig
 from pipelines.selection import SelectionPolicy
 
@@ -89,6 +90,8 @@ class JobConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.most_rejected_share <= 1:
             raise ValueError(f"most_rejected_share must be between 0 and 1, got {self.most_rejected_share}")
+        # A wrong override is found now, not after hours of preparing.
+        choose_recipe(60.0, self.flow.release, semantic=self.training.semantic, wave=self.training.wave)
 
 
 def load_config(path: Path | None, overrides: list[str]) -> JobConfig:

@@ -5,7 +5,7 @@ Everything follows from fixed seeds, so the same versions of the libraries write
 """
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +21,11 @@ _ADA = (
     "The children thought the thunder was a giant shuffling his chairs upstairs.",
     "Joy and patience are useful tools for anyone who repairs old clocks.",
     "We watched five grey geese land on the frozen pond behind the church.",
-    "Her cousin usually chooses the brown leather shoes near the door.",
+    "Her cousin usually chooses the brown leather shoes that stand near the door.",
     "Nothing tastes better than fresh plums after a long walk in the hills.",
     "The museum keeps a treasure of maps that show how the valley once looked.",
-    "Could you show me which of these yellow leaves fell from the oak?",
-    "A gentle breeze pushed the kite higher than the roof of the schoolhouse.",
+    "Could you show me which of these yellow leaves fell from the old oak this morning?",
+    "A gentle breeze pushed the red kite even higher than the roof of the schoolhouse.",
     "They put the kettle on, found two cups, and talked until the rain was over.",
 )
 _LINUS = (
@@ -35,13 +35,17 @@ _LINUS = (
     "Birds gather on the wires each autumn and decide when to fly away.",
     "He measured the width of the bridge with nothing but a rope and some chalk.",
     "Fresh snow makes the whole village sound as if it were wrapped in wool.",
-    "The judge of the pie contest asked for a second slice of each.",
-    "Which of the three paths through the wood is the shortest one to the lake?",
-    "An honest answer is often shorter than the question that asked for it.",
+    "The judge of the pie contest politely asked for a second slice of each.",
+    "Which of the three paths through the wood is the shortest one down to the lake?",
+    "An honest answer is very often shorter than the question that asked for it.",
     "The smooth stones at the edge of the river shine like coins in the sun.",
     "She wrote the address on a thick yellow envelope and sealed it with care.",
     "Good evening, said the owl in the story, and the fox had to laugh.",
 )
+# Of eSpeak's variants the two that the packaged English recogniser makes the fewest errors on, speaking slowly. A
+# sentence lasts around five seconds, so that two do not fit in one clip: there are enough clips to hold some out.
+_ADA_SPEAKS = espeak.Sentence(text="", voice="en-us+f2", words_per_minute=125, pitch=50)
+_LINUS_SPEAKS = espeak.Sentence(text="", voice="en-us+m5", words_per_minute=120, pitch=50)
 _NOISE_DBFS = -62.0
 _README = """Demonstration voices of gsv-fleet
 
@@ -85,8 +89,8 @@ def make_demo_voices(folder: Path) -> Path:
     Raises:
         ValueError: eSpeak NG is not installed; the message names the extra.
     """
-    ada = [espeak.Sentence(text=text, voice="en-us+f3", words_per_minute=150, pitch=55) for text in _ADA]
-    linus = [espeak.Sentence(text=text, voice="en+m3", words_per_minute=145, pitch=40) for text in _LINUS]
+    ada = [replace(_ADA_SPEAKS, text=text) for text in _ADA]
+    linus = [replace(_LINUS_SPEAKS, text=text) for text in _LINUS]
     waves = espeak.speak([*ada, *linus])
     spoken = dict(zip(_ADA + _LINUS, waves, strict=True))
     for voice in ("ada", "linus"):

@@ -159,7 +159,7 @@ def forecast(recordings: Path, workspace: Workspace, config: JobConfig, progress
     flow = flow_of(config, load_base(config.flow.release, _folder(config)))
     corpus = LocalStorage(workspace.corpus)
     handed_in = _gather(recordings, corpus, config, progress)
-    planned = plan(handed_in.sources, flow.digest, corpus)
+    planned = plan(handed_in.sources, flow.digest, corpus, write=False)
     return Forecast(
         voices=len(handed_in.cards),
         recordings=len(handed_in.sources),

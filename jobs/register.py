@@ -61,7 +61,7 @@ def register_voice(
             run_id,
             _package(files, folder),
             tags=version_tags(folder, consent),
-            description=describe(folder),
+            description=folder.describe(),
             aliases=aliases,
         )
 
@@ -70,7 +70,7 @@ def version_tags(folder: RunFolder, consent: Mapping[str, Any] | None) -> dict[s
     """What a version is found and judged by; a consent without an id of its own is named by its digest."""
     tags = {key: str(folder.run[key]) for key in ("voice", "release", "base_digest", "corpus_digest", "run_id")}
     tags |= {f"score.{name}": f"{value:.6g}" for name, value in numbers_of(folder.best_pair).items()}
-    tags |= {f"engine.{part}": str(name) for part, name in _engines(folder).items()}
+    tags |= {f"engine.{part}": name for part, name in folder.engines.items()}
     if folder.scores.get("independent") is not None:
         tags["likeness_independent"] = str(folder.scores["independent"]).lower()
     if folder.run.get("consent_id"):
@@ -82,36 +82,6 @@ def version_tags(folder: RunFolder, consent: Mapping[str, Any] | None) -> dict[s
         )
         tags |= {f"consent.{key}": str(value) for key, value in consent.items() if value is not None}
     return tags
-
-
-def describe(folder: RunFolder) -> str:
-    """A version in Markdown: what it is, its scores beside the untuned base and real recordings, and who measured."""
-    note = folder.scores.get("speech") or RELEASES[Release(folder.run["release"])].note
-    columns = {
-        "this version": folder.best_pair,
-        "untuned base": folder.scores.get("base") or {},
-        "real recordings": folder.scores.get("ceiling") or {},
-    }
-    numbers = {name: numbers_of(record) for name, record in columns.items()}
-    measures = list(dict.fromkeys(measure for record in numbers.values() for measure in record))
-    engines = ", ".join(f"{part.replace('_', ' ')}: {name}" for part, name in _engines(folder).items())
-    lines = [f"**{folder.voice}** on base {folder.run['release']}, run `{folder.run_id}`.", ""]
-    if note:
-        lines += [f"**{note}.**".replace("..", "."), ""]
-    lines += [f"| | {' | '.join(columns)} |", "|---|---:|---:|---:|"]
-    for measure in measures:
-        cells = (f"{record[measure]:.3g}" if measure in record else "–" for record in numbers.values())
-        lines.append(f"| {measure.replace('_', ' ')} | {' | '.join(cells)} |")
-    lines += ["", f"Measured by {engines or 'no engine'}."]
-    if folder.scores.get("independent") is False:
-        lines.append("Likeness is not independent: the engine that measured it also screened the data.")
-    best = folder.scores["best"]
-    lines.append(f"Pair: `{best['semantic']}` + `{best['wave']}` ({best.get('rule', 'best score')}).")
-    return "\n".join(lines)
-
-
-def _engines(folder: RunFolder) -> dict[str, str]:
-    return {part: name for part, name in (folder.scores.get("engines") or {}).items() if name}
 
 
 def _collect_files(folder: RunFolder, target: Path) -> None:

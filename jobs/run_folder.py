@@ -96,6 +96,38 @@ class RunFolder:
             for metric, value in numbers_of(record["metrics"]).items():
                 yield Point(name=f"{prefix}{record['phase']}/{metric}", step=record["step"], value=value)
 
+    @property
+    def engines(self) -> dict[str, str]:
+        """What measured: part → name, without those that were not there."""
+        return {part: str(name) for part, name in (self.scores.get("engines") or {}).items() if name}
+
+    @property
+    def note(self) -> str | None:
+        """What must be said of this speech wherever it is offered."""
+        return self.scores.get("speech") or self.run.get("speech")
+
+    def describe(self) -> str:
+        """The run in Markdown: what it is, its scores beside the untuned base and real recordings, and who measured."""
+        columns = {
+            "this version": numbers_of(self.best_pair),
+            "untuned base": numbers_of(self.scores.get("base") or {}),
+            "real recordings": numbers_of(self.scores.get("ceiling") or {}),
+        }
+        engines = ", ".join(f"{part.replace('_', ' ')}: {name}" for part, name in self.engines.items())
+        best = self.scores["best"]
+        lines = [f"**{self.voice}** on base {self.run['release']}, run `{self.run_id}`.", ""]
+        if self.note:
+            lines += [f"**{self.note.rstrip('.')}.**", ""]
+        lines += [f"| | {' | '.join(columns)} |", "|---|---:|---:|---:|"]
+        for measure in dict.fromkeys(measure for record in columns.values() for measure in record):
+            cells = (f"{record[measure]:.3g}" if measure in record else "–" for record in columns.values())
+            lines.append(f"| {measure.replace('_', ' ')} | {' | '.join(cells)} |")
+        lines += ["", f"Measured by {engines or 'no engine'}."]
+        if self.scores.get("independent") is False:
+            lines.append("Likeness is not independent: the engine that measured it also screened the data.")
+        lines.append(f"Pair: `{best['semantic']}` + `{best['wave']}`, chosen by: {best.get('rule', 'best score')}.")
+        return "\n".join(lines)
+
     def summary(self) -> dict[str, float]:
         """What a voice is compared by: `best/…`, `ceiling/…` (its own recordings), `base/…` (untuned), `cost/…`."""
         groups = {

@@ -611,8 +611,12 @@ def _tags_of(folder: RunFolder) -> dict[str, str]:
     tags = {
         key: folder.run.get(key) for key in ("voice", "release", "base_digest", "corpus_digest", "selection_digest")
     }
-    tags |= {f"engine.{part}": name for part, name in (folder.scores.get("engines") or {}).items()}
-    tags |= {"likeness_independent": folder.scores.get("independent"), "speech": folder.scores.get("speech")}
+    tags |= {f"engine.{part}": name for part, name in folder.engines.items()}
+    tags |= {
+        "likeness_independent": folder.scores.get("independent"),
+        "speech": folder.note,
+        "mlflow.note.content": folder.describe(),
+    }
     tags |= {f"best.{half}": folder.scores["best"][half] for half in HALVES}
     return {key: str(value) for key, value in tags.items() if value is not None}
 

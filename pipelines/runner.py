@@ -171,7 +171,7 @@ def run_units(
         return
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     board = _Board.remote()  # type: ignore[attr-defined]
     dataset = ray.data.from_items([{"unit": unit.to_json()} for unit in units], override_num_blocks=min(len(units), 500))
     groups = stage_groups(flow.stages)

@@ -81,8 +81,11 @@ class Plan:
     to_do: tuple[Unit, ...]
 
 
-def plan(sources: Iterable[Source], config_digest: str, corpus: Storage) -> Plan:
-    """Keep every planned unit that still holds, pack the rest, and write the plan down before any work."""
+def plan(sources: Iterable[Source], config_digest: str, corpus: Storage, *, write: bool = True) -> Plan:
+    """Keep every planned unit that still holds, pack the rest, and write the plan down before any work.
+
+    Without `write` the corpus stays as it is: what would be done.
+    """
     waiting: dict[str, dict[str, Source]] = {}
     for source in sources:
         waiting.setdefault(source.voice, {})[_identity(source)] = source
@@ -96,7 +99,8 @@ def plan(sources: Iterable[Source], config_digest: str, corpus: Storage) -> Plan
     for voice in sorted(waiting):
         for batch in _packed(sorted(waiting[voice].values(), key=lambda source: source.digest)):
             unit = Unit.of(batch, config_digest)
-            corpus.write(f"plan/{unit.unit_id}.json", unit.to_json().encode())
+            if write:
+                corpus.write(f"plan/{unit.unit_id}.json", unit.to_json().encode())
             units.append(unit)
     done = [unit for unit in units if corpus.exists(done_path(unit))]
     to_do = [unit for unit in units if not corpus.exists(done_path(unit))]

@@ -40,7 +40,7 @@ CORE_PARTS = {
     "metrics": {"audio"},
     "checkpoints": {"audio", "networks"},
     "training": {"audio", "networks", "checkpoints", "metrics"},
-    "features.py": {"audio", "networks", "checkpoints"},
+    "features.py": {"audio", "text", "networks", "checkpoints"},
     "synthesis": {"audio", "text", "networks", "checkpoints", "training", "features.py", "metrics"},
 }
 LANGUAGE_FILES = ROOT / "gsv_core" / "text"

@@ -73,7 +73,7 @@ def bandwidth_hz(wave: np.ndarray, rate_hz: int, *, below_db: float = 60.0) -> f
     """The highest frequency that (T,) really uses; None for silence or less than 0.1 s.
 
     The long-term power spectrum, smoothed over 250 Hz, is followed from the top down to the first band that lies less
-    than `below_db` below the strongest one above 100 Hz. A telephone recording kept at 48 kHz answers 4,000, not 24,000.
+    than `below_db` below the strongest one above 100 Hz. A telephone call kept at 48 kHz answers 4,000, not 24,000.
     """
     size = 1 << max(8, round(math.log2(rate_hz / 40)))
     if len(wave) < 0.1 * rate_hz or not wave.any():

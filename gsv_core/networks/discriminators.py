@@ -4,6 +4,7 @@ One judge over the wave itself (MelGAN, Kumar et al. 2019, arXiv:1910.06711), on
 rows of that length (HiFi-GAN, Kong et al. 2020, arXiv:2010.05646). Shapes: B batch, T samples.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -62,13 +63,17 @@ class Discriminators(nn.Module):
         return [judge(wave) for judge in self.discriminators]
 
 
-def _judge(x: Tensor, convs: nn.ModuleList, conv_post: nn.Module) -> DiscriminatorOutput:
+def _feature_maps(x: Tensor, convs: nn.ModuleList, conv_post: nn.Module) -> list[Tensor]:
     feature_maps = []
     for conv in convs:
         x = functional.leaky_relu(conv(x), 0.1)
         feature_maps.append(x)
-    feature_maps.append(conv_post(x))
-    return DiscriminatorOutput(feature_maps[-1].flatten(1), tuple(feature_maps))
+    return [*feature_maps, conv_post(x)]
+
+
+def _output(feature_maps: Iterable[Tensor]) -> DiscriminatorOutput:
+    maps = tuple(feature_maps)
+    return DiscriminatorOutput(maps[-1].flatten(1), maps)
 
 
 class ScaleDiscriminator(nn.Module):
@@ -86,7 +91,7 @@ class ScaleDiscriminator(nn.Module):
         self.conv_post = WeightNormConv1d(channels[last], 1, 3, padding=1)
 
     def forward(self, wave: Tensor) -> DiscriminatorOutput:
-        return _judge(wave, self.convs, self.conv_post)
+        return _output(_feature_maps(wave, self.convs, self.conv_post))
 
 
 class PeriodDiscriminator(nn.Module):
@@ -104,14 +109,22 @@ class PeriodDiscriminator(nn.Module):
 
     def forward(self, wave: Tensor) -> DiscriminatorOutput:
         missing = -wave.shape[-1] % self.period
-        folded = functional.pad(wave, (0, missing), mode="reflect").unflatten(-1, (-1, self.period))
-        return _judge(folded, self.convs, self.conv_post)
+        folded = functional.pad(wave, (0, missing), mode="reflect").unflatten(2, (-1, self.period))  # (B, 1, R, W)
+        columns = folded.permute(0, 3, 1, 2).flatten(0, 1)  # (B * W, 1, R)
+        maps = _feature_maps(columns, self.convs, self.conv_post)
+        return _output(x.unflatten(0, (-1, self.period)).permute(0, 2, 3, 1) for x in maps)  # (B, C, R, W)
 
 
 def judge_both(
     discriminators: Discriminators, recorded: Tensor, generated: Tensor
 ) -> tuple[list[DiscriminatorOutput], list[DiscriminatorOutput]]:
-    """The outputs for two batches (B, 1, T) in one pass: half the calls, and so less overhead on small networks."""
+    """The outputs for two batches (B, 1, T).
+
+    While the judges are trained both go through in one pass: half the calls, and so less overhead on small networks.
+    Once they are frozen each goes alone, because the recording then needs no backward pass at all.
+    """
+    if not any(parameter.requires_grad for parameter in discriminators.parameters()):
+        return discriminators(recorded), discriminators(generated)
     outputs = discriminators(torch.cat([recorded, generated]))
     count = recorded.shape[0]
     halves = (slice(None, count), slice(count, None))

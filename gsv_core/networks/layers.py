@@ -69,15 +69,19 @@ class WeightNormConv1d(_WeightNorm):
 
 
 class WeightNormColumnConv2d(_WeightNorm):
-    """A weight-normalised convolution along the rows of each column: (B, C, R, W) -> (B, C', R', W)."""
+    """A weight-normalised two-dimensional convolution that looks along columns only, its weight (C', C, kernel, 1).
+
+    Takes the columns as items of the batch, (B, C, R) -> (B, C', R'): one-dimensional convolutions are up to twice as
+    fast as two-dimensional ones of width 1.
+    """
 
     def __init__(self, inputs: int, outputs: int, kernel: int, *, stride: int = 1, padding: int = 0) -> None:
         plain = nn.Conv2d(inputs, outputs, (kernel, 1))
         super().__init__(plain.weight, plain.bias)
-        self.stride, self.padding = (stride, 1), (padding, 0)
+        self.stride, self.padding = stride, padding
 
     def forward(self, x: Tensor) -> Tensor:
-        return functional.conv2d(x, self.weight, self.bias, self.stride, self.padding)
+        return functional.conv1d(x, self.weight.squeeze(3), self.bias, self.stride, self.padding)
 
 
 class WeightNormConvTranspose1d(_WeightNorm):

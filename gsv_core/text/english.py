@@ -26,11 +26,78 @@ _FEWEST_PHONEMES = 4
 _LONGEST_SPELLED = 3
 # Dictionary words that are names of letters in a row when somebody writes them today.
 _SPELLED = frozenset({"ae", "ai", "ar", "ios", "hud", "os"})
-_PHONEMES = (
-    "AA0 AA1 AA2 AE0 AE1 AE2 AH0 AH1 AH2 AO0 AO1 AO2 AW0 AW1 AW2 AY0 AY1 AY2 B CH D DH EH0 EH1 EH2 ER0 ER1 ER2 EY0 EY1 EY2"
-    " F G HH IH0 IH1 IH2 IY0 IY1 IY2 JH K L M N NG OW0 OW1 OW2 OY0 OY1 OY2 P R S SH T TH UH0 UH1 UH2 UW UW0 UW1 UW2 V W Y"
-    " Z ZH"
-).split()
+_PHONEMES = [
+    "AA0",
+    "AA1",
+    "AA2",
+    "AE0",
+    "AE1",
+    "AE2",
+    "AH0",
+    "AH1",
+    "AH2",
+    "AO0",
+    "AO1",
+    "AO2",
+    "AW0",
+    "AW1",
+    "AW2",
+    "AY0",
+    "AY1",
+    "AY2",
+    "B",
+    "CH",
+    "D",
+    "DH",
+    "EH0",
+    "EH1",
+    "EH2",
+    "ER0",
+    "ER1",
+    "ER2",
+    "EY0",
+    "EY1",
+    "EY2",
+    "F",
+    "G",
+    "HH",
+    "IH0",
+    "IH1",
+    "IH2",
+    "IY0",
+    "IY1",
+    "IY2",
+    "JH",
+    "K",
+    "L",
+    "M",
+    "N",
+    "NG",
+    "OW0",
+    "OW1",
+    "OW2",
+    "OY0",
+    "OY1",
+    "OY2",
+    "P",
+    "R",
+    "S",
+    "SH",
+    "T",
+    "TH",
+    "UH0",
+    "UH1",
+    "UH2",
+    "UW",
+    "UW0",
+    "UW1",
+    "UW2",
+    "V",
+    "W",
+    "Y",
+    "Z",
+    "ZH",
+]
 _TOKEN = re.compile(r"[A-Za-z]+(?:\.[A-Za-z]+)+(?=$|[^A-Za-z'])|[A-Za-z](?:[A-Za-z]|['\-])+[A-Za-z]|[A-Za-z]+|\S")
 _LOADING = threading.Lock()
 
@@ -79,14 +146,16 @@ def _homographs() -> dict[str, _Homograph]:
 class _Network:
     """g2p_en's letters to phonemes: one GRU reads the word, another writes at most 20 phonemes (Park & Kim 2018)."""
 
-    _LETTERS = {letter: index + 3 for index, letter in enumerate("abcdefghijklmnopqrstuvwxyz")}
-    _UNKNOWN_LETTER, _END_OF_WORD = 1, 2
+    _UNKNOWN_LETTER, _END_OF_WORD, _FIRST_LETTER = 1, 2, 3
     _BEGIN, _END, _FIRST_PHONEME = 2, 3, 4
     _LONGEST = 20
 
     def __init__(self, path: Path) -> None:
         with np.load(path, allow_pickle=False) as arrays:
             self._weights = {name: arrays[name] for name in arrays.files}
+
+    def _letter(self, letter: str) -> int:
+        return self._FIRST_LETTER + ord(letter) - ord("a") if "a" <= letter <= "z" else self._UNKNOWN_LETTER
 
     def _step(self, side: str, x: np.ndarray, h: np.ndarray) -> np.ndarray:
         """One GRU step, (64,), (128,) -> (128,)."""
@@ -101,7 +170,7 @@ class _Network:
     def __call__(self, word: str) -> tuple[str, ...]:
         w = self._weights
         h = np.zeros(w["enc_w_hh"].shape[1], np.float32)
-        for index in [*(self._LETTERS.get(letter, self._UNKNOWN_LETTER) for letter in word), self._END_OF_WORD]:
+        for index in [*map(self._letter, word), self._END_OF_WORD]:
             h = self._step("enc", w["enc_emb"][index], h)
         said: list[str] = []
         last = self._BEGIN

@@ -7,29 +7,77 @@ commas are pauses; a bare number from 1001 to 2999 like a year), except where th
 import re
 import unicodedata
 
-_ONES = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen"
-    " eighteen nineteen"
-).split()
-_TENS = "- - twenty thirty forty fifty sixty seventy eighty ninety".split()
+_ONES = [
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+    "seventeen",
+    "eighteen",
+    "nineteen",
+]
+_TENS = ["-", "-", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 _SCALES = ("", "thousand", "million", "billion", "trillion", "quadrillion", "quintillion")
 _ORDINALS = {
     "one": "first", "two": "second", "three": "third", "five": "fifth", "eight": "eighth", "nine": "ninth",
     "twelve": "twelfth",
 }  # fmt: skip
 _LONGEST_CARDINAL = 3 * len(_SCALES)
-_MONTHS = ("January February March April May June July August September October November December").split()
+_MONTHS = [
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
+]
 # Abbreviation -> one, many.
 _UNITS = {
-    "km/h": ("kilometer per hour", "kilometers per hour"), "mph": ("mile per hour", "miles per hour"),
-    "km": ("kilometer", "kilometers"), "cm": ("centimeter", "centimeters"), "mm": ("millimeter", "millimeters"),
-    "m": ("meter", "meters"), "ft": ("foot", "feet"), "kg": ("kilogram", "kilograms"), "mg": ("milligram", "milligrams"),
-    "g": ("gram", "grams"), "lbs": ("pound", "pounds"), "lb": ("pound", "pounds"), "oz": ("ounce", "ounces"),
-    "ml": ("milliliter", "milliliters"), "L": ("liter", "liters"), "tbsp": ("tablespoon", "tablespoons"),
-    "tsp": ("teaspoon", "teaspoons"), "hrs": ("hour", "hours"), "h": ("hour", "hours"), "min": ("minute", "minutes"),
-    "ms": ("millisecond", "milliseconds"), "s": ("second", "seconds"), "°C": ("degree celsius", "degrees celsius"),
-    "°F": ("degree fahrenheit", "degrees fahrenheit"), "°": ("degree", "degrees"),
-}  # fmt: skip
+    "km/h": ("kilometer per hour", "kilometers per hour"),
+    "mph": ("mile per hour", "miles per hour"),
+    "km": ("kilometer", "kilometers"),
+    "cm": ("centimeter", "centimeters"),
+    "mm": ("millimeter", "millimeters"),
+    "m": ("meter", "meters"),
+    "ft": ("foot", "feet"),
+    "kg": ("kilogram", "kilograms"),
+    "mg": ("milligram", "milligrams"),
+    "g": ("gram", "grams"),
+    "lbs": ("pound", "pounds"),
+    "lb": ("pound", "pounds"),
+    "oz": ("ounce", "ounces"),
+    "ml": ("milliliter", "milliliters"),
+    "L": ("liter", "liters"),
+    "tbsp": ("tablespoon", "tablespoons"),
+    "tsp": ("teaspoon", "teaspoons"),
+    "hrs": ("hour", "hours"),
+    "h": ("hour", "hours"),
+    "min": ("minute", "minutes"),
+    "ms": ("millisecond", "milliseconds"),
+    "s": ("second", "seconds"),
+    "°C": ("degree celsius", "degrees celsius"),
+    "°F": ("degree fahrenheit", "degrees fahrenheit"),
+    "°": ("degree", "degrees"),
+}
 # Sign -> (unit, units, part of it, parts).
 _CURRENCIES = {
     "$": ("dollar", "dollars", "cent", "cents"),
@@ -264,14 +312,17 @@ def _join_capitals(text: str) -> str:
     return text.lower() if len(words) > 2 and text.isupper() and sum(len(word) for word in words) > 12 else text
 
 
+def _plain_letters(text: str) -> str:
+    """Letters without accents, figures and fractions in ASCII; the degree sign and the ellipsis would go astray."""
+    signs = {"²": " squared", "³": " cubed", "°": "°", "…": "…"}
+    decomposed = "".join(signs.get(sign) or unicodedata.normalize("NFKD", sign) for sign in text)
+    return "".join(sign for sign in decomposed if not unicodedata.combining(sign)).replace("⁄", "/")
+
+
 def normalise(text: str) -> tuple[str, str]:
     """(the text as it is spoken: letters, blanks, apostrophes and marks; the characters that were lost)."""
-    text = unicodedata.normalize(
-        "NFKD",
-        re.sub(r" ?\n[ \n]*", "\n", re.sub(r"[^\S\n]+", " ", text)).replace("°", "\ue000").replace("…", "\ue001"),
-    )
-    text = "".join(character for character in text if not unicodedata.combining(character))
-    text = text.replace("\ue000", "°").replace("\ue001", "…")
+    text = re.sub(r" ?\n[ \n]*", "\n", re.sub(r"[^\S\n]+", " ", text))
+    text = _plain_letters(re.sub(r"(?<=\d)(?=[¼-¾⅐-⅞])", " and ", text))
     text = _TITLE.sub(lambda match: _TITLES[match[1]], text)
     text = _spell_numbers(text)
     text = re.sub(r"(?<![.,?!;:\n])\n", ", ", text.strip("\n")).replace("\n", " ")

@@ -29,7 +29,7 @@ _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\u
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f]")
 
 
-class UnspeakableText(ValueError):
+class UnspeakableText(ValueError):  # noqa: N818 - it names the text, not a fault of the program
     """Nothing in the text can be spoken: it is empty, or marks, emoji and foreign scripts only."""
 
 

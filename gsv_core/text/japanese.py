@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from itertools import pairwise
 from typing import Any
 
 from gsv_core.text.reading import Reading
@@ -63,7 +64,9 @@ def _full_context(text: str) -> list[str]:
     with _LOADING:
         open_jtalk, options = _load_open_jtalk()
         features = open_jtalk.run_frontend(text, **options)
-        return list(open_jtalk.make_label(features)) if features else []
+        if not any(feature["mora_size"] for feature in features):
+            return []  # Open JTalk would write a warning
+        return list(open_jtalk.make_label(features))
 
 
 def engines() -> dict[str, str]:
@@ -89,7 +92,7 @@ def _parse(label: str) -> _Label:
 
 def _with_prosody(labels: list[_Label]) -> Iterator[str]:
     """Phones and prosody marks of one run, without its begin and end."""
-    for label, following in zip(labels, labels[1:]):
+    for label, following in pairwise(labels):
         if label.phone == "sil":
             continue
         if label.phone == "pau":

@@ -26,7 +26,34 @@ UNREADABLE = "停"
 _LETTERS = dict(
     zip(
         "ABCDEFGHIJKLMNOPQRSTUVWXYZ",
-        "에이 비 시 디 이 에프 지 에이치 아이 제이 케이 엘 엠 엔 오 피 큐 아르 에스 티 유 브이 더블유 엑스 와이 제트".split(),
+        [
+            "에이",
+            "비",
+            "시",
+            "디",
+            "이",
+            "에프",
+            "지",
+            "에이치",
+            "아이",
+            "제이",
+            "케이",
+            "엘",
+            "엠",
+            "엔",
+            "오",
+            "피",
+            "큐",
+            "아르",
+            "에스",
+            "티",
+            "유",
+            "브이",
+            "더블유",
+            "엑스",
+            "와이",
+            "제트",
+        ],
         strict=True,
     )
 )
@@ -102,9 +129,20 @@ def _load_rules() -> _Rules:
 
     modules = _rule_modules(("utils", "numerals", "special", "regular"))
     special = modules["special"]
-    steps = (
-        "jyeo ye consonant_ui josa_ui vowel_ui jamo rieulgiyeok rieulbieub verb_nieun balb palatalize modifying_rieul"
-    ).split()
+    steps = [
+        "jyeo",
+        "ye",
+        "consonant_ui",
+        "josa_ui",
+        "vowel_ui",
+        "jamo",
+        "rieulgiyeok",
+        "rieulbieub",
+        "verb_nieun",
+        "balb",
+        "palatalize",
+        "modifying_rieul",
+    ]
     folder = Path(str(modules["utils"].__file__)).parent
     return _Rules(
         mecab=MeCab(),

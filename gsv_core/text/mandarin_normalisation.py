@@ -44,9 +44,38 @@ _MEASURES = {
     "s": "秒",
 }
 # What the original's list lacks, so that it reads 300克 digit by digit.
-_MORE_MEASURES = (
-    "平方 立方 毫升 分贝 克 公里 公斤 公顷 公升 亩 倍 种 项 台 部 字 票 蚊 瓦 赫兹 海里 英里 英尺 英寸 磅 欧元 英镑 日元 港元 人次"
-).split()
+_MORE_MEASURES = [
+    "平方",
+    "立方",
+    "毫升",
+    "分贝",
+    "克",
+    "公里",
+    "公斤",
+    "公顷",
+    "公升",
+    "亩",
+    "倍",
+    "种",
+    "项",
+    "台",
+    "部",
+    "字",
+    "票",
+    "蚊",
+    "瓦",
+    "赫兹",
+    "海里",
+    "英里",
+    "英尺",
+    "英寸",
+    "磅",
+    "欧元",
+    "英镑",
+    "日元",
+    "港元",
+    "人次",
+]
 _GREEK = {
     "αΑ": "阿尔法",
     "βΒ": "贝塔",
@@ -130,7 +159,7 @@ def word_lists() -> dict[str, frozenset[str]]:
 
 
 @cache
-def _simplified() -> dict[int, str]:
+def _simplified() -> dict[int, int]:
     text = resources.files("gsv_core.text").joinpath("data/simplified.txt").read_text(encoding="utf-8")
     _, traditional, simplified = text.splitlines()
     return str.maketrans(traditional, simplified)

@@ -19,6 +19,7 @@ _PARTICLES = frozenset("吧呢哈啊呐噻嘛吖嗨哦哒额滴哩哟喽啰耶�
 _STRUCTURAL = frozenset("的地得")
 _ASPECT_TAGS = frozenset({"ul", "uz", "ug"})
 _PLACE_TAGS = frozenset({"s", "l", "f"})
+_BEFORE_DIRECTION = frozenset("上下进出回过起开")
 _BEFORE_COUNTING_GE = frozenset("几有两半多各整每做是")
 _NO_ER_TAGS = frozenset({"a", "j", "nr"})
 
@@ -154,34 +155,34 @@ def _is_neutral_word(text: str) -> bool:
     return text in words or text[-2:] in words
 
 
+def _light_at(text: str, tag: str) -> int | None:
+    """Which character of a word has the neutral tone by rule or list, if one has."""
+    end = len(text) - 1
+    last, before = text[-1], text[-2:-1]
+    if last in _PARTICLES or last in _STRUCTURAL:
+        return end
+    if text in ("了", "着", "过") and tag in _ASPECT_TAGS:
+        return end
+    plural_or_noun = last in "们子" and tag in ("r", "n") and text not in word_lists()["not_neutral"]
+    place = last in "上下里" and tag in _PLACE_TAGS
+    direction = last in "来去" and before in _BEFORE_DIRECTION
+    if before and (plural_or_noun or place or direction):
+        return end
+    counting = text.find("个")
+    counted = counting > 0 and (text[counting - 1].isnumeric() or text[counting - 1] in _BEFORE_COUNTING_GE)
+    if text == "个" or counted:
+        return counting
+    return end if _is_neutral_word(text) else None
+
+
 def _speak_neutral(text: str, tag: str, finals: list[str], split: Splitter) -> None:
-    never = text in word_lists()["not_neutral"]
-    if not never and tag[:1] in ("n", "v", "a"):
+    if tag[:1] in ("n", "v", "a") and text not in word_lists()["not_neutral"]:
         for index in range(1, len(text)):
             if text[index] == text[index - 1]:
                 finals[index] = _toned(finals[index], "5")
-    counting = text.find("个")
-    last, before = text[-1], text[-2:-1]
-    if last in _PARTICLES or last in _STRUCTURAL:
-        lightened = len(text) - 1
-    elif text in ("了", "着", "过") and tag in _ASPECT_TAGS:
-        lightened = 0
-    elif before and last in "们子" and tag in ("r", "n") and not never:
-        lightened = len(text) - 1
-    elif before and last in "上下里" and tag in _PLACE_TAGS:
-        lightened = len(text) - 1
-    elif before and last in "来去" and before in "上下进出回过起开":
-        lightened = len(text) - 1
-    elif text == "个" or (
-        counting > 0 and (text[counting - 1].isnumeric() or text[counting - 1] in _BEFORE_COUNTING_GE)
-    ):
-        lightened = counting
-    elif _is_neutral_word(text):
-        lightened = len(text) - 1
-    else:
-        lightened = None
-    if lightened is not None:
-        finals[lightened] = _toned(finals[lightened], "5")
+    light = _light_at(text, tag)
+    if light is not None:
+        finals[light] = _toned(finals[light], "5")
     head, tail = split(text)
     if head and _is_neutral_word(head):
         finals[len(head) - 1] = _toned(finals[len(head) - 1], "5")

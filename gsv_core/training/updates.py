@@ -65,7 +65,7 @@ def changed_tensors(trained: nn.Module, base: nn.Module) -> dict[str, Tensor]:
 def identity_of(release: str, base_digest: str, voice: str, phase: str, plan: PhasePlan) -> dict[str, str]:
     """What a checkpoint must share with a run to be gone on from."""
     return {
-        "release": release,
+        "release": str(release),
         "base_digest": base_digest,
         "voice": voice,
         "phase": phase,

@@ -1,18 +1,19 @@
 """A wave to its text and the times of its words in many languages, by whisperX.
 
 Bain et al. 2023, "WhisperX: time-accurate speech transcription of long-form audio", arXiv:2303.00747: voice activity
-packs speech into windows of at most 30 s, faster-whisper (Radford et al. 2022, arXiv:2212.04356) reads each, and a wav2vec2
-network with a CTC head times the words. The only importer of whisperx and faster_whisper. Models come from a local folder
-or the hub; temperature is 0, so the same wave gives the same text. Axes: T samples, W words.
+packs speech into windows of at most 30 s, faster-whisper (Radford et al. 2022, arXiv:2212.04356) reads each, and a
+wav2vec2 network with a CTC head times the words. The only importer of whisperX. Models come from a local folder or the
+hub; temperature is 0, so the same wave gives the same text. Axes: T samples.
 """
 
 import contextlib
 import difflib
 import io
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,6 @@ from pipelines.engines.voice_activity import SileroVoiceActivity
 from pipelines.rows import Word
 
 _RATE_HZ = 16_000
-_WINDOW_S = 30.0
 # wav2vec2 attends over the whole of what it is given: memory grows with the square of the length.
 _LONGEST_ALIGNED_S = 40.0
 _LEAST_ANCHORED = 0.3
@@ -75,7 +75,7 @@ class WhisperXRecogniser:
         self._multilingual = bool(self._pipeline.model.model.is_multilingual)
 
     def speaks(self, language: str | None) -> bool:
-        """Whether the model has a token for `language`; an unknown one is detected, or English where it knows only that."""
+        """Whether the model has a token for `language`. None is detected, or English to an English model."""
         if not self._multilingual or language is None:
             return language in (None, "en")
         return self._pipeline.model.hf_tokenizer.token_to_id(f"<|{language}|>") is not None
@@ -188,7 +188,7 @@ class WhisperXRecogniser:
         if len(found) != sum(pieces):
             return [None] * len(spoken)
         edges = [0, *accumulate(pieces)]
-        times = iter([_joined(found[first:last]) for first, last in zip(edges[:-1], edges[1:], strict=True)])
+        times = iter([_joined(found[first:last]) for first, last in pairwise(edges)])
         return [next(times) if word else None for word in spoken]
 
     def _aligner(self, language: str) -> tuple[Any, dict[str, Any]]:
@@ -209,8 +209,10 @@ class WhisperXRecogniser:
 
 def _load_pipeline(model: str, device: str, compute_type: str) -> Any:
     try:
-        import whisperx
-        from whisperx.vads import Vad
+        with warnings.catch_warnings():  # pyannote warns of codecs that arrays do not need
+            warnings.simplefilter("ignore")
+            import whisperx
+            from whisperx.vads import Vad
     except ImportError as error:
         raise ValueError(f"the package whisperx is missing or broken ({error}): pip install whisperx") from error
 
@@ -244,7 +246,8 @@ def _load_pipeline(model: str, device: str, compute_type: str) -> Any:
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(
-            f"whisper model {model!r} could not be loaded ({reason}): name a folder in CTranslate2's format, or let the hub be reached"
+            f"whisper model {model!r} could not be loaded ({reason}): "
+            "name a folder in CTranslate2's format, or let the hub be reached"
         ) from error
 
 
@@ -257,9 +260,9 @@ def _check_folder(model: str, what: str, member: str) -> None:
 
 @contextlib.contextmanager
 def _punkt_without_data() -> Iterator[None]:
-    """whisperX asks NLTK for a sentence splitter and downloads it if absent. What it gets here has no data and needs none,
+    """Give NLTK a sentence splitter without data, which whisperX asks for and would otherwise download.
 
-    since passages hold no sentence marks. The folder is on NLTK's path only as long as the call lasts.
+    It needs none, since passages hold no sentence marks. The folder is on NLTK's path only as long as the call lasts.
     """
     import nltk
     from whisperx.utils import PUNKT_LANGUAGES

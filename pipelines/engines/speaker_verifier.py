@@ -1,11 +1,11 @@
 """A wave to a speaker vector by ECAPA-TDNN, through speechbrain.
 
 Desplanques, Thienpondt, Demuynck 2020, arXiv:2005.07143. SpeechBrain's model folders carry a YAML that can run code, so
-theirs is never read: the folder gives tensors, loaded as nothing but tensors, and the YAML that speechbrain's own loader is
-given is written here, sized after them. The only importer of speechbrain. Axes: T samples, K width.
+theirs is never read: the folder gives tensors, loaded as nothing but tensors, and the YAML that speechbrain's own loader
+is given is written here, sized after them. The only importer of speechbrain. Axes: T samples, K width.
 """
 
-import logging
+import json
 import pickle
 import tempfile
 from collections.abc import Mapping
@@ -50,8 +50,6 @@ pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
     embedding_model: {tensors}
 """
 
-logger = logging.getLogger(__name__)
-
 
 class EcapaVerifier:
     """ECAPA vectors; `source` is a folder with `embedding_model.ckpt`, or a name on the hub."""
@@ -71,10 +69,10 @@ class EcapaVerifier:
         self.width = int(sizes["width"])
         self.name = f"ecapa (speechbrain {package_version('speechbrain')}) {Path(source).name}"
         with tempfile.TemporaryDirectory(prefix="gsv-ecapa-") as folder:
-            (Path(folder) / _TENSORS).symlink_to(tensors_path)
-            (Path(folder) / "hyperparams.yaml").write_text(
-                _HYPERPARAMS.format(**sizes, tensors=_TENSORS), encoding="utf-8"
-            )
+            tensors = Path(folder) / _TENSORS
+            tensors.symlink_to(tensors_path)
+            hyperparams = _HYPERPARAMS.format(**sizes, tensors=json.dumps(str(tensors)))
+            (Path(folder) / "hyperparams.yaml").write_text(hyperparams, encoding="utf-8")
             self._classifier = EncoderClassifier.from_hparams(
                 source=folder, savedir=str(Path(folder) / "loaded"), run_opts={"device": device}
             )

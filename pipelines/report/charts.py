@@ -121,7 +121,7 @@ def number(value: float) -> str:
     if value == 0:
         return "0"
     size = math.floor(math.log10(abs(value)))
-    if size >= 4 or size < -3:
+    if size >= 4 or size < -5:
         return f"{value:,.0f}" if 4 <= size < 9 else f"{value:.1e}"
     text = f"{value:.{max(0, 2 - size)}f}"
     text = text.rstrip("0").rstrip(".") if "." in text else text
@@ -174,15 +174,20 @@ def _y_axis(ticks: Sequence[float], y_of: Callable[[float], float], left: float,
 
 
 def _x_axis(ticks: Sequence[float], x_of: Callable[[float], float], name: str) -> list[Markup]:
-    parts = []
-    for index, tick in enumerate(ticks):
-        last = index == len(ticks) - 1
-        text = f"{number(tick)} {name}" if last else number(tick)
-        # The last one carries the unit and may not reach over the edge.
-        reaches_over = x_of(tick) + len(text) * _CHARACTER / 2 > _WIDTH
-        place, anchor = (_WIDTH, "end") if reaches_over else (x_of(tick), "middle")
+    parts: list[Markup] = []
+    free_until = math.inf
+    for tick in reversed(ticks):
+        # The last one carries the unit; it may reach neither over the edge nor into its neighbour.
+        text = f"{number(tick)} {name}" if tick == ticks[-1] else number(tick)
+        half = len(text) * _CHARACTER / 2
+        place, anchor, start = x_of(tick), "middle", x_of(tick) - half
+        if place + half > _WIDTH:
+            place, anchor, start = float(_WIDTH), "end", _WIDTH - 2 * half
+        if parts and place + half > free_until:
+            continue
         parts.append(_text(place, _HEIGHT - 5, text, "tick", anchor))
-    return parts
+        free_until = start - _CHARACTER / 2
+    return parts[::-1]
 
 
 def _dot(x: float, y: float, radius: float, css: str) -> Markup:

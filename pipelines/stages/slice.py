@@ -31,7 +31,7 @@ class SliceRecordings(Stage[LevelledRecording, LevelledRecording]):
     name = "slice"
     shortest_s: float = 2.0
     longest_s: float = 10.0
-    wanted_s: float = 6.0
+    wanted_s: float = 5.0
     longest_pause_s: float = 0.8
     """A pause longer than this is rather left out than kept inside a clip."""
     padding_s: float = 0.3
@@ -130,7 +130,7 @@ class SliceRecordings(Stage[LevelledRecording, LevelledRecording]):
         if seconds < self.shortest_s:
             return 8.0 + (self.shortest_s - seconds)
         # Each clip costs a little, so that ten seconds in one are preferred to ten in five.
-        return 0.5 + ((seconds - self.wanted_s) / self.wanted_s) ** 2
+        return 0.3 + ((seconds - self.wanted_s) / self.wanted_s) ** 2
 
     def _pause_cost(self, seconds: float) -> float:
         return 3.0 * max(0.0, seconds - self.longest_pause_s) + 0.3 * min(seconds, self.longest_pause_s)

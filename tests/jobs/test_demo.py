@@ -43,7 +43,7 @@ def test_formats_rates_and_lengths(voices):
             assert 0.1 < np.abs(wave).max() < 1.0, f"{path.name} is silent or clipped"
             assert (path.with_suffix(".txt").exists()) != (path.with_suffix(".srt").exists())
     assert seen == {(".wav", 44_100, 2), (".flac", 48_000, 1), (".mp3", 44_100, 1)}
-    assert all(50 < length < 80 for length in seconds.values()), seconds
+    assert all(65 < length < 85 for length in seconds.values()), seconds
 
 
 def test_subtitles_lie_on_the_speech(voices):
@@ -74,6 +74,24 @@ def test_transcripts_and_consent(voices):
         assert known["language"] == "en"
         assert set(known["consent"]) == {"by", "reference", "purpose"}
     assert "synthetic" in (voices / "README.txt").read_text(encoding="utf-8")
+
+
+def test_there_are_clips_enough_to_hold_some_out(voices, tmp_path):
+    """Neighbours that fit in one clip would be joined, and a voice of fewer than ten clips holds none out."""
+    from pipelines.sources import gather
+    from pipelines.stages.ingest import IngestSources
+    from pipelines.stages.normalise import NormaliseRecordings
+    from pipelines.stages.slice import SliceRecordings
+    from pipelines.storage import LocalStorage
+
+    ingest, normalise, cut = IngestSources(), NormaliseRecordings(), SliceRecordings()
+    engine = cut.load()
+    clips = {"ada": 0, "linus": 0}
+    for source in gather(voices, LocalStorage(tmp_path), language=None).sources:
+        for recording in ingest.process(source, ingest.load()):
+            for levelled in normalise.process(recording, normalise.load()):
+                clips[source.voice] += sum(len(row.clips) for row in cut.process(levelled, engine))
+    assert clips == {"ada": 12, "linus": 12}
 
 
 def test_twice_gives_the_same_bytes(voices, tmp_path):

@@ -34,7 +34,7 @@ def test_the_newest_version_speaks_unless_another_is_named(uri: str) -> None:
 def test_what_is_not_there_is_said_with_what_is(uri: str) -> None:
     with pytest.raises(ValueError, match=r"no voice 'bob' .*registered: alice$"):
         speak(uri, "bob", "Hello.", "en")
-    with pytest.raises(ValueError, match='no voice "o\'hara" .*registered: alice$'):
+    with pytest.raises(ValueError, match=r'no voice "o\'hara" .*registered: alice$'):
         speak(uri, "o'hara", "Hello.", "en")
     with pytest.raises(ValueError, match=r"no version 9; it has: 1, 2$"):
         speak(uri, "alice", "Hello.", "en", version=9)

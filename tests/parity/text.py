@@ -1,8 +1,8 @@
 """Our text front ends against recorded lines: a folder of JSONL files to agreement per language.
 
 The format is that of `golden/text`: one sentence a line (`lang`, `version`, `text`, `phones`, `word2ph`), mixtures with
-their `pieces`, language spans (`mode`, `pieces`, `lid`) and cuts (`method`, `pieces_zh`, `pieces_en`). Lines whose notes
-begin with "upstream bug" are no reference and are left out.
+their `pieces`, language spans (`mode`, `pieces`, `lid`) and cuts (`method`, `pieces_zh`, `pieces_en`). Lines whose
+notes begin with "upstream bug" are no reference and are left out.
 """
 
 import json

@@ -41,7 +41,7 @@ def test_hubert_gives_fifty_frames_per_second(folder):
 
 def test_hubert_hears_the_same_at_any_level(folder):
     encoder = HubertContentEncoder(folder)
-    torch.testing.assert_close(encoder.encode(_wave() * 5), encoder.encode(_wave()), atol=2e-3, rtol=1e-2)
+    torch.testing.assert_close(encoder.encode(_wave() * 5), encoder.encode(_wave()), atol=1e-2, rtol=1e-2)
 
 
 def test_hubert_of_the_pickled_format_is_the_same(folder, tmp_path):
@@ -55,7 +55,7 @@ def test_hubert_of_the_pickled_format_is_the_same(folder, tmp_path):
 
 
 def test_an_incomplete_hubert_is_refused(folder, tmp_path):
-    with pytest.raises(ValueError, match="need config.json"):
+    with pytest.raises(ValueError, match="need config"):
         HubertContentEncoder(tmp_path)
     weights = HubertModel.from_pretrained(folder).state_dict()
     weights.pop("feature_projection.projection.weight")

@@ -15,9 +15,10 @@ def test_one_output_per_judge_and_the_score_is_the_last_map():
     assert [len(output.feature_maps) for output in outputs] == [4, 3, 3]
 
 
-def test_judging_together_is_judging_apart():
+@pytest.mark.parametrize("trained", [True, False])
+def test_judging_both_is_judging_each(trained):
     torch.manual_seed(0)
-    judges, waves = Discriminators(SMALL), torch.randn(2, 3, 1, 200)
+    judges, waves = Discriminators(SMALL).requires_grad_(trained), torch.randn(2, 3, 1, 200)
     for together, apart in zip(judge_both(judges, waves[0], waves[1]), (judges(waves[0]), judges(waves[1]))):
         for one, other in zip(together, apart, strict=True):
             torch.testing.assert_close(one.score, other.score)

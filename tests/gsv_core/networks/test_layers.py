@@ -46,7 +46,7 @@ def test_weight_norm_depends_on_the_direction_of_v_and_the_length_g():
 
 def test_convolutions_keep_their_promised_shapes():
     assert WeightNormConvTranspose1d(3, 2, 16, stride=10)(torch.zeros(1, 3, 7)).shape == (1, 2, 70)
-    assert WeightNormColumnConv2d(1, 2, 5, stride=3, padding=2)(torch.zeros(1, 1, 9, 4)).shape == (1, 2, 3, 4)
+    assert WeightNormColumnConv2d(1, 2, 5, stride=3, padding=2)(torch.zeros(4, 1, 9)).shape == (4, 2, 3)
 
 
 def test_channel_layer_norm_normalises_over_channels():

@@ -31,7 +31,7 @@ def test_a_folder_without_config_is_refused(tmp_path):
 def test_only_unused_parameters_may_be_missing():
     loading = {"missing_keys": ["encoder.mask"], "mismatched_keys": []}
     check_complete(Path("x"), loading, unused=("mask",))
-    with pytest.raises(ValueError, match="encoder.mask"):
+    with pytest.raises(ValueError, match=r"encoder\.mask"):
         check_complete(Path("x"), loading)
     with pytest.raises(ValueError, match="misshapen"):
         check_complete(Path("x"), {"missing_keys": [], "mismatched_keys": ["a"]})

@@ -61,5 +61,5 @@ def test_no_text_has_no_vectors(folder):
 def test_wrong_counts_and_incomplete_folders_are_refused(folder, tmp_path):
     with pytest.raises(ValueError, match="3 characters"):
         TextEncoder(folder).encode("你好吗", [2, 2])
-    with pytest.raises(ValueError, match="need config.json"):
+    with pytest.raises(ValueError, match="need config"):
         TextEncoder(tmp_path)

@@ -62,6 +62,18 @@ def test_parts_of_a_bar_are_shares_of_the_whole():
     assert "Voice: kept 75 %, rejected 25 %, none 0 %" in bar
 
 
+@pytest.mark.parametrize("values", [[8.6, 9.1, 9.4, 10.4], [0.31, 0.69], [-19.5, -17.0], [100.0, 104.5]])
+def test_names_of_an_axis_do_not_lie_on_each_other(values):
+    root = ElementTree.fromstring(histogram(values, title="Speech rate", unit="phonemes/s"))
+    spans = []
+    for text in root.findall("text[@y='163.0']"):
+        half, x = len(text.text) * 6 / 2, float(text.attrib["x"])
+        spans.append((x - half, x + half) if text.attrib["text-anchor"] == "middle" else (x - 2 * half, x))
+    assert len(spans) >= 2
+    assert all(right <= left for (_, right), (left, _) in pairwise(spans))
+    assert spans[-1][1] <= 336
+
+
 def test_nothing_to_show_gives_nothing():
     assert line_chart([Line(name="a", css="a", points=())], title="x", x_name="y") == ""
     assert histogram([], title="x", unit="y") == ""
@@ -88,7 +100,8 @@ def test_names_cannot_leave_their_attribute():
         (-16.04, "−16"),
         (1234.5, "1234"),
         (12345.0, "12,345"),
-        (0.00012, "1.2e-04"),
+        (0.00012, "0.00012"),
+        (0.00000012, "1.2e-07"),
         (3e12, "3.0e+12"),
     ],
 )

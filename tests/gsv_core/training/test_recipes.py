@@ -1,0 +1,58 @@
+import json
+
+import pytest
+
+from gsv_core.checkpoints.releases import Release
+from gsv_core.training.recipes import choose_recipe
+from gsv_core.training.schedules import Trains
+
+
+@pytest.mark.parametrize(
+    ("seconds", "semantic", "wave"),
+    [
+        (12, Trains.NOTHING, Trains.PROJECTIONS),
+        (60, Trains.UPPER_LAYERS, Trains.ACOUSTIC_SIDE),
+        (600, Trains.EVERYTHING, Trains.EVERYTHING),
+        (7200, Trains.EVERYTHING, Trains.EVERYTHING),
+    ],
+)
+@pytest.mark.parametrize("release", [Release.V1, Release.V2, Release.V2_PRO, Release.V2_PRO_PLUS])
+def test_more_speech_moves_more_weights(seconds, semantic, wave, release):
+    recipe = choose_recipe(seconds, release)
+    assert (recipe.semantic.trains, recipe.wave.trains) == (semantic, wave)
+    assert (recipe.semantic.steps == 0) == (semantic is Trains.NOTHING)
+    if wave is not Trains.EVERYTHING:
+        assert 1e-5 <= recipe.wave.learning_rate <= 5e-5
+
+
+def test_steps_grow_with_the_data_but_not_below_a_hundred_clips():
+    steps = [choose_recipe(seconds, Release.V2).wave.steps for seconds in (130, 400, 4000, 8000)]
+    assert steps[0] == steps[1] == 8 * 25
+    assert steps[3] == 2 * steps[2] == 8 * 400
+
+
+def test_nano_trains_everything_and_saves_two_candidates_per_phase():
+    recipe = choose_recipe(40, Release.NANO, seed=3)
+    for plan in (recipe.semantic, recipe.wave):
+        assert plan.trains is Trains.EVERYTHING
+        assert plan.steps == 2 * plan.save_every
+        assert plan.seed == 3
+    assert "not speech" in recipe.note
+
+
+def test_fields_of_a_plan_can_be_overridden_and_are_checked():
+    recipe = choose_recipe(600, Release.V2, semantic={"steps": 7, "trains": "nothing"}, wave={"learning_rate": 1e-6})
+    assert (recipe.semantic.steps, recipe.semantic.trains) == (7, Trains.NOTHING)
+    assert recipe.wave.learning_rate == 1e-6
+    with pytest.raises(ValueError, match=r"recipe\.wave has no field epochs; there are batch_size"):
+        choose_recipe(600, Release.V2, wave={"epochs": 3})
+    with pytest.raises(ValueError, match="batch_size must be at least 1"):
+        choose_recipe(600, Release.V2, semantic={"batch_size": 0})
+
+
+def test_a_recipe_is_json_and_no_speech_has_none():
+    record = json.loads(json.dumps(choose_recipe(20, Release.V2).record()))
+    assert record["name"] == "projections"
+    assert record["wave"]["trains"] == "projections"
+    with pytest.raises(ValueError, match="0 s"):
+        choose_recipe(0, Release.V2)

@@ -1,0 +1,93 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from gsv_core.training.schedules import PhasePlan, Trains
+from gsv_core.training.semantic_trainer import SemanticTrainer, trained_modules
+
+PLAN = PhasePlan(steps=8, batch_size=4, learning_rate=2e-3, warm_up_steps=1)
+
+
+def trained(base, items, plan=PLAN, steps=8):
+    trainer = SemanticTrainer(base, plan, voice="anna")
+    for _ in range(steps):
+        numbers = trainer.step(trainer.collate(items))
+    return trainer, numbers
+
+
+def test_cross_entropy_of_held_out_clips_falls(base, items):
+    trainer = SemanticTrainer(base, PLAN, voice="anna")
+    before = trainer.evaluate(items[:1])
+    assert before["cross_entropy"] == pytest.approx(7.0, abs=0.4)  # ln 1025 = 6.93
+    for _ in range(8):
+        trainer.step(trainer.collate(items[1:]))
+    after = trainer.evaluate(items[:1])
+    assert after["cross_entropy"] < before["cross_entropy"] - 0.3
+    assert after["accuracy"] > before["accuracy"]
+
+
+def test_evaluating_does_not_depend_on_batches_and_changes_nothing(base, items):
+    alone = SemanticTrainer(base, replace(PLAN, batch_size=1), voice="anna")
+    together = SemanticTrainer(base, replace(PLAN, batch_size=5), voice="anna")
+    assert alone.evaluate(items) == pytest.approx(together.evaluate(items), rel=1e-5)
+    assert together.weights() == {}
+
+
+def test_the_base_and_torchs_random_state_stay_as_they_are(base, items):
+    before = {name: tensor.clone() for name, tensor in base.text_to_semantic.state_dict().items()}
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    trainer, _ = trained(base, items, steps=2)
+    assert torch.equal(torch.rand(1), expected)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in base.text_to_semantic.state_dict().items())
+    assert trainer.weights().keys() <= before.keys()
+    assert "ar_predict_layer.weight" in trainer.weights()
+
+
+def test_two_runs_give_the_same_weights_whatever_happened_before(base, items):
+    first, _ = trained(base, items, steps=3)
+    torch.rand(17)
+    second, _ = trained(base, items, steps=3)
+    assert first.weights().keys() == second.weights().keys()
+    assert all(torch.equal(tensor, second.weights()[name]) for name, tensor in first.weights().items())
+
+
+def test_dropout_follows_from_the_step(base, items):
+    """With dropout on, a step gives the same loss again, and another step another one."""
+    config = replace(base.text_to_semantic.config, dropout=0.3)
+    network = type(base.text_to_semantic)(config)
+    network.load_state_dict(base.text_to_semantic.state_dict())
+    dropping = replace(base, text_to_semantic=network.eval())
+    losses = []
+    for steps_done in (0, 0, 1):
+        trainer = SemanticTrainer(dropping, PLAN, voice="anna")
+        trainer.steps_done = steps_done
+        losses.append(trainer.step(trainer.collate(items))["cross_entropy"])
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_parts_that_do_not_train_stay_the_bases(base, items):
+    plan = replace(PLAN, trains=Trains.UPPER_LAYERS)
+    trainer, _ = trained(base, items, plan, steps=2)
+    assert {name.rsplit(".", 2)[0] if "layers" in name else name for name in trainer.weights()} >= {
+        "ar_predict_layer.weight"
+    }
+    assert all(name.startswith(("h.layers.2.", "ar_predict_layer")) for name in trainer.weights())
+
+
+def test_a_part_that_gpt_does_not_have_is_refused(base):
+    with pytest.raises(ValueError, match="acoustic_side"):
+        SemanticTrainer(base, replace(PLAN, trains=Trains.ACOUSTIC_SIDE), voice="anna")
+    assert trained_modules(Trains.UPPER_LAYERS, 24)[0] == "h.layers.16"
+
+
+def test_a_step_without_a_finite_gradient_leaves_the_weights(base, items):
+    trainer, _ = trained(base, items, steps=1)
+    before = trainer.weights()
+    broken = replace(items[0], text_vectors=torch.full((len(items[0].phoneme_ids), 8), torch.nan))
+    numbers = trainer.step(trainer.collate([broken, items[1]]))
+    assert numbers["gradient_norm"] != numbers["gradient_norm"]
+    assert (trainer.steps_done, trainer.skipped) == (2, 1)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.weights().items())

@@ -1,0 +1,50 @@
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gsv_core.checkpoints.releases import Release
+from jobs.config import JobConfig, load_config
+
+CONFIGS = Path(__file__).resolve().parents[2] / "jobs" / "configs"
+
+
+def test_a_file_and_overrides_fill_nested_dataclasses(tmp_path: Path) -> None:
+    file = tmp_path / "job.yaml"
+    file.write_text("flow:\n  release: v2\n  longest_s: 9\n  engines: {quality: none}\ntraining: {seed: 1}\n")
+    config = load_config(file, ["training.seed=3", "flow.bounds.least_snr_db=null", "registry.prefix=team-"])
+    assert config.flow.release is Release.V2
+    assert config.flow.longest_s == 9.0
+    assert config.flow.engines.quality == "none"
+    assert config.training.seed == 3
+    assert config.flow.bounds.least_snr_db is None
+    assert config.registry.prefix == "team-"
+    assert config.selection == JobConfig().selection
+
+
+def test_the_cluster_configuration_is_valid() -> None:
+    config = load_config(CONFIGS / "cluster.yaml", [])
+    assert config.registry.require_consent
+    assert config.flow.engines.recogniser == "whisperx"
+
+
+@pytest.mark.parametrize("text", ["- list", "a: [", "flow: 3", "!!python/name:os.system"])
+def test_a_file_that_is_no_config_is_named(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "job.yaml"
+    file.write_text(text)
+    with pytest.raises(ValueError, match="config"):
+        load_config(file, [])
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"nowhere\.yaml"):
+        load_config(tmp_path / "nowhere.yaml", [])
+
+
+@given(st.text(max_size=40))
+def test_any_override_is_taken_or_refused_in_one_line(text: str) -> None:
+    try:
+        load_config(None, [text])
+    except ValueError as error:
+        assert str(error)
