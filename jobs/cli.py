@@ -8,7 +8,8 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,7 +61,8 @@ def _onboard(options: argparse.Namespace) -> int:
     recordings = _recordings(options, workspace.root)
     if options.dry_run:
         return _show_forecast(forecast(recordings, workspace, config, progress), options)
-    summary = onboard(recordings, workspace, config, progress)
+    with _core_log(workspace.root, options):
+        summary = onboard(recordings, workspace, config, progress)
     if options.json:
         print(json.dumps(summary.record(), indent=1, ensure_ascii=False))
     else:
@@ -80,7 +82,11 @@ def _prepare(options: argparse.Namespace) -> int:
     recordings = _recordings(options, workspace.root)
     if options.dry_run:
         return _show_forecast(forecast(recordings, workspace, config, progress), options)
-    with workspace.lease(), Cluster(config.cluster, workspace.root) as cluster:
+    with (
+        _core_log(workspace.root, options),
+        workspace.lease(),
+        Cluster(config.cluster, workspace.root) as cluster,
+    ):
         prepared = prepare(recordings, workspace, config, cluster, progress)
     lines = [
         {
@@ -122,7 +128,8 @@ def _step(options: argparse.Namespace, step: str) -> int:
 
     config = _config(options)
     workspace = Workspace.open(options.workspace)
-    result = run_step(step, workspace, config, progress_for(json_output=options.json), only=options.voice)
+    with _core_log(workspace.root, options):
+        result = run_step(step, workspace, config, progress_for(json_output=options.json), only=options.voice)
     if options.json:
         print(json.dumps(result, indent=1, ensure_ascii=False))
     else:
@@ -247,6 +254,8 @@ def _show_summary(summary: "Summary", options: argparse.Namespace) -> None:
         print(f"Mind: {summary.speech}. The scores show the machinery, not a voice.")
     print(f"\nreport   {summary.report}")
     print(f"mlflow   {_mlflow_command(summary.tracking_uri)}")
+    if not summary.tracking_uri.startswith("http"):
+        print("         then open http://127.0.0.1:5000/#/models")
     first = next((voice for voice in summary.voices if voice.model), None)
     if first:
         print(
@@ -297,6 +306,28 @@ def _number(value: float | None) -> str:
 
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
+
+
+@contextmanager
+def _core_log(workspace: Path, options: argparse.Namespace) -> Iterator[None]:
+    """Send what Ray's C++ core writes past Python, straight to descriptor 2, into a file of the workspace.
+
+    Python's own standard error stays where it was: progress and errors are seen.
+    """
+    if options.verbose:
+        yield
+        return
+    sys.stderr.flush()
+    terminal, before = os.dup(2), sys.stderr
+    with (workspace / "ray-core.log").open("ab") as log, os.fdopen(terminal, "w", buffering=1) as shown:
+        os.dup2(log.fileno(), 2)
+        # A test or a program may have put something else in the place of the terminal.
+        sys.stderr = shown if before.isatty() or before is sys.__stderr__ else before
+        try:
+            yield
+        finally:
+            sys.stderr = before
+            os.dup2(terminal, 2)
 
 
 # --- what is asked ----------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,6 +19,7 @@ _ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
 }
+_PATIENCE_S = 10.0
 
 
 class Cluster:
@@ -28,6 +30,26 @@ class Cluster:
         self._scratch = scratch
         self.started = False
 
+    def check(self) -> None:
+        """See that something listens at the given address, if one was given; Ray itself would try for minutes.
+
+        Raises:
+            ValueError: nothing does.
+        """
+        address = self._config.ray_address
+        if not address or address in ("auto", "local"):
+            return
+        host, separator, port = address.removeprefix("ray://").rpartition(":")
+        if not separator or not port.isdigit():
+            raise ValueError(f"--ray-address {address}: expected HOST:PORT, ray://HOST:PORT or auto")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE_S).close()
+        except OSError as error:
+            raise ValueError(
+                f"--ray-address {address}: no Ray cluster answers there ({error.strerror or error}); start one with "
+                "`ray start --head`, or leave the option out"
+            ) from error
+
     def start(self) -> None:
         """Make sure Ray is up.
 
@@ -36,13 +58,11 @@ class Cluster:
         """
         if self.started:
             return
+        self.check()
         # `uv run` would otherwise copy the project into every worker, without its environment.
         os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        if not logging.getLogger().isEnabledFor(logging.DEBUG):
-            # Ray's C++ core writes to the terminal past every Python setting, of things Ray Data does by design.
-            os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         common: dict[str, Any] = {
             "runtime_env": {"env_vars": _ENVIRONMENT},
             "log_to_driver": False,

@@ -204,7 +204,9 @@ def _note(state: FleetState) -> str:
         f"{voice} {state.steps[voice].phase}" if voice in state.steps else voice
         for voice in state.working.values()
     )
-    return f"{len(state.trained)} voices done; {running}" if running else "starting workers"
+    if not running and not state.steps:
+        return "starting workers"
+    return f"{len(state.trained)} voices done; {running}".removesuffix("; ")
 
 
 def _name(tasks: Sequence[VoiceTask]) -> str:

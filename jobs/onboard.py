@@ -72,6 +72,8 @@ def onboard(recordings: Path, workspace: Workspace, config: JobConfig, progress:
     started = time.monotonic()
     with workspace.lease(), Cluster(config.cluster, workspace.root) as cluster:
         registrar = Registrar(workspace, config)
+        registrar.check()
+        cluster.check()
         prepared = prepare(recordings, workspace, config, cluster, progress)
         selections, tasks = choose(prepared, workspace, config)
         if prepared.units_made or not all(registrar.registered(task) for task in tasks.values()):
@@ -168,6 +170,13 @@ class Registrar:
         self._parent: str | None = None
         self._early: threading.Thread | None = None
         self._early_error: BaseException | None = None
+
+    def check(self) -> None:
+        """See that a server or database answers, before any work. Raises ValueError where none does."""
+        if not self.uri.startswith("sqlite:"):
+            from jobs.tracking import Store, check_reachable
+
+            check_reachable(Store(self.uri))
 
     def prepare_early(self) -> None:
         """Make the store in the background: a new SQLite file takes seconds of migrations."""
@@ -365,8 +374,8 @@ def _state(
         return "too_little_data", "no recordings in its folder"
     return (
         "too_little_data",
-        f"{len(selection.kept())} Utterances, {selection.seconds():.1f} s kept; at least {policy.fewest_utterances} "
-        f"and {policy.least_seconds:g} s are needed",
+        f"kept {len(selection.kept())} of at least {policy.fewest_utterances} Utterances, {selection.seconds():.1f} of at "
+        f"least {policy.least_seconds:g} s",
     )
 
 

@@ -58,11 +58,12 @@ class Plain:
     """Lines for a log: what begins, how far it is every ten seconds, and how long it took."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
-        self._stream = stream or sys.stderr
+        self._stream = stream
 
     def say(self, line: str) -> None:
-        self._stream.write(line + "\n")
-        self._stream.flush()
+        stream = self._stream or sys.stderr  # looked up each time: it may be redirected meanwhile
+        stream.write(line + "\n")
+        stream.flush()
 
     @contextmanager
     def bar(self, what: str) -> Iterator[Bar]:

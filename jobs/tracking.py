@@ -181,7 +181,7 @@ class Tracker:
                 if not path.exists():
                     _create_sqlite(path, root)
         else:
-            _check_reachable(self.store)
+            check_reachable(self.store)
             if root is None and self.store.uri.startswith(_POSTGRES):
                 raise ValueError(
                     f"MLflow store {self.store}: a database needs an artifact root beside it; name a folder or s3://…"
@@ -573,8 +573,12 @@ def _create_sqlite(path: Path, artifact_root: str) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _check_reachable(store: Store) -> None:
-    """Try the store once, now, with a short wait: MLflow itself would try a database for two minutes."""
+def check_reachable(store: Store) -> None:
+    """Try the store once, now, with a short wait: MLflow itself would try a database for two minutes.
+
+    Raises:
+        ValueError: nothing answers.
+    """
     import requests
     import sqlalchemy
     import sqlalchemy.exc

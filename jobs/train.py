@@ -4,6 +4,7 @@ Everything about one voice is here; which worker trains which voice, and what ha
 """
 
 import json
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -184,6 +185,8 @@ def train_voice(
     cost = {"train_seconds": round(seconds, 3), "gpu_seconds": round(seconds, 3) if device != "cpu" else 0.0}
     write_json(run_dir / "cost.json", {**cost, "steps": task.steps})
     write_json(run_dir / "trained.json", {"run_id": task.run_id, "weights": saved_weights(run_dir)})
+    # Only needed to go on; a finished run is never gone on from.
+    shutil.rmtree(run_dir / "checkpoints", ignore_errors=True)
     return True
 
 

@@ -72,17 +72,19 @@ def linear_spectrogram(wave: Tensor, config: SpectrogramConfig) -> Tensor:
 @lru_cache(maxsize=16)
 def mel_filterbank(config: SpectrogramConfig) -> Tensor:
     """Triangles on the Slaney scale, each of unit area: (M, F) float32. Shared between callers: do not write to it."""
-    edges_hz = _mel_to_hz(
-        torch.linspace(
-            _hz_to_mel(config.fmin), _hz_to_mel(config.highest_hz), config.mel_bands + 2, dtype=torch.float64
+    # A tensor first made in inference mode could never be used in training afterwards.
+    with torch.inference_mode(False):
+        edges_hz = _mel_to_hz(
+            torch.linspace(
+                _hz_to_mel(config.fmin), _hz_to_mel(config.highest_hz), config.mel_bands + 2, dtype=torch.float64
+            )
         )
-    )
-    bins_hz = torch.linspace(0, config.rate_hz / 2, config.bins, dtype=torch.float64)
-    lower, centre, upper = edges_hz[:-2, None], edges_hz[1:-1, None], edges_hz[2:, None]
-    rising = (bins_hz - lower) / (centre - lower)
-    falling = (upper - bins_hz) / (upper - centre)
-    triangles = torch.minimum(rising, falling).clamp(min=0)
-    return (triangles * 2 / (upper - lower)).float()
+        bins_hz = torch.linspace(0, config.rate_hz / 2, config.bins, dtype=torch.float64)
+        lower, centre, upper = edges_hz[:-2, None], edges_hz[1:-1, None], edges_hz[2:, None]
+        rising = (bins_hz - lower) / (centre - lower)
+        falling = (upper - bins_hz) / (upper - centre)
+        triangles = torch.minimum(rising, falling).clamp(min=0)
+        return (triangles * 2 / (upper - lower)).float()
 
 
 def mel_of_linear(spectrogram: Tensor, config: SpectrogramConfig) -> Tensor:

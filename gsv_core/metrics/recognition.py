@@ -13,6 +13,7 @@ import numpy as np
 _WITHOUT_BLANKS = frozenset({"zh", "ja", "yue"})
 # Inside a word these are part of its spelling; everywhere else punctuation separates words.
 _IN_WORD = "'"
+_DIAGONAL, _UP, _LEFT = range(3)
 _APOSTROPHES = str.maketrans({"’": "'", "‘": "'", "ʼ": "'", "`": "'"})
 
 
@@ -37,18 +38,46 @@ def word_error_rate(reference: str, hypothesis: str, language: str) -> float:
 
 def edit_distance(reference: Sequence[Hashable], hypothesis: Sequence[Hashable]) -> int:
     """The fewest insertions, deletions and substitutions that turn one into the other."""
+    return int(_last_row(reference, hypothesis, None)[-1])
+
+
+def matching_pairs(reference: Sequence[Hashable], hypothesis: Sequence[Hashable]) -> list[tuple[int, int]]:
+    """(index in the reference, index in the hypothesis) of the equal items along a cheapest edit path, in order.
+
+    Memory grows with the product of both lengths: one byte a cell.
+    """
+    diagonal = np.zeros((len(reference), len(hypothesis) + 1), dtype=np.uint8)
+    _last_row(reference, hypothesis, diagonal)
+    row, column, pairs = len(reference), len(hypothesis), []
+    while row and column:
+        step = diagonal[row - 1, column]
+        if step == _DIAGONAL:
+            row, column = row - 1, column - 1
+            if reference[row] == hypothesis[column]:
+                pairs.append((row, column))
+        elif step == _UP:
+            row -= 1
+        else:
+            column -= 1
+    return pairs[::-1]
+
+
+def _last_row(reference: Sequence[Hashable], hypothesis: Sequence[Hashable], steps: np.ndarray | None) -> np.ndarray:
+    """Distances of the whole reference to each beginning of the hypothesis; fills in the `steps` that led there."""
     codes: dict[Hashable, int] = {}
     rows = np.array([codes.setdefault(item, len(codes)) for item in reference], dtype=np.int64)
     columns = np.array([codes.setdefault(item, len(codes)) for item in hypothesis], dtype=np.int64)
-    steps = np.arange(len(columns) + 1)
-    distances = steps.copy()
+    offsets = np.arange(len(columns) + 1)
+    distances = offsets.copy()
     for index, item in enumerate(rows, start=1):
         # From above (a deletion) or from the diagonal (a match or a substitution) ...
-        best = np.minimum(distances[1:] + 1, distances[:-1] + (columns != item))
-        best = np.concatenate([[index], best])
+        above, across = distances + 1, np.concatenate([[index], distances[:-1] + (columns != item)])
+        best = np.minimum(above, across)
         # ... or from the left (an insertion), which costs one a column: a running minimum once that cost is taken out.
-        distances = np.minimum.accumulate(best - steps) + steps
-    return int(distances[-1])
+        distances = np.minimum.accumulate(best - offsets) + offsets
+        if steps is not None:
+            steps[index - 1] = np.where(distances == across, _DIAGONAL, np.where(distances == above, _UP, _LEFT))
+    return distances
 
 
 def _rate(reference: Sequence[Hashable], hypothesis: Sequence[Hashable], text: str) -> float:

@@ -21,6 +21,7 @@ _MEL_RATE_HZ = 16_000
 _MEL_FFT = 512
 _MEL_HOP = 160
 _MEL_BANDS = 40
+_CEPSTRA_RMS = 0.1
 _COEFFICIENTS = 13  # 1 to 13; the zeroth is loudness
 _CEPSTRAL_DB = 10.0 / math.log(10.0) * math.sqrt(2.0)
 
@@ -150,6 +151,9 @@ def _log_mels(wave: np.ndarray, rate_hz: int) -> np.ndarray:
 
 def _cepstra(wave: np.ndarray, rate_hz: int) -> np.ndarray:
     """(T,) -> (L, K): the cosine transform of the log mel spectrum without its zeroth coefficient."""
+    # At one level, so that the floor under the logarithm lies equally deep in both waves.
+    level = float(np.sqrt(np.mean(wave.astype(np.float64) ** 2)))
+    wave = wave * np.float32(_CEPSTRA_RMS / level) if level else wave
     bands = (np.arange(_MEL_BANDS) + 0.5) * math.pi / _MEL_BANDS
     basis = np.cos(np.arange(1, _COEFFICIENTS + 1)[:, None] * bands[None, :]) * (2.0 / _MEL_BANDS) / 2.0
     return _log_mels(wave, rate_hz).astype(np.float64) @ basis.T

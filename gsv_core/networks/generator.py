@@ -49,7 +49,7 @@ class Generator(nn.Module):
             x = up(functional.leaky_relu(x, SLOPE))
             start = stage * self.blocks_per_stage
             blocks = self.resblocks[start : start + self.blocks_per_stage]
-            x = torch.stack([block(x) for block in blocks]).mean(dim=0)
+            x = sum(block(x) for block in blocks) / self.blocks_per_stage
         return torch.tanh(self.conv_post(functional.leaky_relu(x)))
 
 

@@ -30,6 +30,8 @@ class Sampling:
     longest_tokens: int = 1350
     slowest_phonemes_per_second: float = 3.0
     """No speaker is slower than this, so a sentence of P phonemes takes at most P / this many seconds."""
+    slowest_pace: float = 2.0
+    """Nor does anybody take longer per phoneme than this many times the Prompt, but for a second of pauses."""
 
     def __post_init__(self) -> None:
         if self.top_k < 1 or self.longest_tokens < 1:
@@ -38,14 +40,19 @@ class Sampling:
             )
         if not 0 < self.top_p <= 1:
             raise ValueError(f"sampling: top_p must be in (0, 1], got {self.top_p}")
-        for name in ("temperature", "repetition_penalty", "slowest_phonemes_per_second"):
+        for name in ("temperature", "repetition_penalty", "slowest_phonemes_per_second", "slowest_pace"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"sampling: {name} must be positive, got {getattr(self, name)}")
 
-    def most_tokens(self, phonemes: int) -> int:
-        """The bound on new tokens for a sentence of `phonemes` phonemes; room for the end mark to be drawn at all."""
-        slowest = round(TOKENS_PER_SECOND * phonemes / self.slowest_phonemes_per_second)
-        return min(self.longest_tokens, max(2 * FIRST_END, slowest))
+    def most_tokens(self, phonemes: int, prompt_pace: float | None = None) -> int:
+        """The bound on new tokens for a sentence of `phonemes` phonemes, with room for the end mark to be drawn at all.
+
+        `prompt_pace`: tokens per phoneme of the Prompt, None where it has none.
+        """
+        most = TOKENS_PER_SECOND * phonemes / self.slowest_phonemes_per_second
+        if prompt_pace is not None:
+            most = min(most, TOKENS_PER_SECOND + self.slowest_pace * prompt_pace * phonemes)
+        return min(self.longest_tokens, max(2 * FIRST_END, round(most)))
 
 
 def sample_tokens(

@@ -37,7 +37,7 @@ class Prompt:
     text: str
     language: str
     phoneme_ids: Tensor
-    """(P,) int64"""
+    """(P,) int64; empty where the transcript is unknown: then only the timbre is followed"""
     tokens: Tensor
     """(S,) int64"""
     wave: Tensor
@@ -226,14 +226,17 @@ class Synthesiser:
 
     def _tokens(self, sentence: PhonemisedText, prompt: Prompt, generator: torch.Generator) -> Tensor:
         ids = torch.cat([prompt.phoneme_ids, torch.tensor(sentence.ids)]).to(self.device)
+        # Tokens whose phonemes are unknown would be taken for those of the sentence, so they are left out.
+        written = len(prompt.phoneme_ids) > 0
+        pace = len(prompt.tokens) / len(prompt.phoneme_ids) if written else None
         return sample_tokens(
             self.text_to_semantic,
             ids,
             self._text_vectors(sentence, prompt),
-            prompt.tokens.to(self.device),
+            prompt.tokens.to(self.device) if written else None,
             self.sampling,
             generator,
-            most_tokens=self.sampling.most_tokens(len(sentence.ids)),
+            most_tokens=self.sampling.most_tokens(len(sentence.ids), pace),
         )
 
     def _text_vectors(self, sentence: PhonemisedText, prompt: Prompt) -> Tensor | None:

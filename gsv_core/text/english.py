@@ -251,7 +251,8 @@ def pronounce(word: str) -> tuple[str, ...]:
     if word.endswith("'s"):
         return _with_s(pronounce(word[:-2]))
     if len(word) > _LONGEST_WORD:
-        return pronounce(word[:_LONGEST_WORD]) + pronounce(word[_LONGEST_WORD:])
+        pieces = (word[start : start + _LONGEST_WORD] for start in range(0, len(word), _LONGEST_WORD))
+        return tuple(phoneme for piece in pieces for phoneme in pronounce(piece))
     parts = _parts(word)
     if not parts:
         return ()

@@ -313,8 +313,8 @@ def _join_capitals(text: str) -> str:
 
 
 def _plain_letters(text: str) -> str:
-    """Letters without accents, figures and fractions in ASCII; the degree sign and the ellipsis would go astray."""
-    signs = {"²": " squared", "³": " cubed", "°": "°", "…": "…"}
+    """Letters without accents, figures and fractions in ASCII; marks of every width stay as they are."""
+    signs = {"²": " squared", "³": " cubed", "°": "°", **{sign: sign for sign in _SIGNS}}
     decomposed = "".join(signs.get(sign) or unicodedata.normalize("NFKD", sign) for sign in text)
     return "".join(sign for sign in decomposed if not unicodedata.combining(sign)).replace("⁄", "/")
 

@@ -8,7 +8,7 @@ import importlib
 import re
 import unicodedata
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError
 
 from gsv_core.text.language_spans import LANGUAGES, split_languages
@@ -21,6 +21,7 @@ _SILENT = MARKS | {UNKNOWN, PAD, "[", "]", "空", "停", "SP", "SP2", "SP3"}
 
 
 _LONGEST_TEXT = 100_000
+_FEWEST_SPOKEN = 6
 _LONGEST_CHUNK = 1000
 _SENTENCE_END = re.compile(r"[。！？!?\n]|\.(?=\s)")
 _BLANK = re.compile(r"[\s，,、；]")
@@ -130,9 +131,12 @@ def phonemise(text: str, language: str, release: str = "v2") -> PhonemisedText:
         raise ValueError(f"a text of {len(text)} characters is too long: cut it, {_LONGEST_TEXT} at most at a time")
     spans: list[PhonemisedSpan] = []
     dropped: list[str] = []
-    for span in split_languages(_clean(text), language):
+    pieces = split_languages(_clean(text), language)
+    for span in pieces:
         reading = read_span(span.text, span.language, release)
         dropped.extend(reading.dropped)
+        if len(pieces) > 1 and span.language == "en":
+            reading = _without_lead_in(reading)
         if reading.phonemes:
             spans.append(
                 PhonemisedSpan(
@@ -159,6 +163,36 @@ def phonemise(text: str, language: str, release: str = "v2") -> PhonemisedText:
         language=language,
         spans=tuple(spans),
         dropped="".join(dict.fromkeys(dropped)),
+    )
+
+
+def _without_lead_in(reading: Reading) -> Reading:
+    """A short English text gets a pause in front; inside a sentence of another language it would tear it apart."""
+    added = reading.phonemes[:1] == (",",) and not reading.normal_text.startswith(",")
+    return replace(reading, phonemes=reading.phonemes[1:]) if added else reading
+
+
+def with_lead_in(result: PhonemisedText) -> PhonemisedText:
+    """`result` with a pause in front if it is so short that the models, used to sentences, would stumble over it."""
+    if len(result.phonemes) >= _FEWEST_SPOKEN:
+        return result
+    pause = "."
+    first = result.spans[0]
+    aligned = (1, *first.phonemes_per_character) if first.phonemes_per_character else ()
+    longer = replace(
+        first,
+        normal_text=pause + first.normal_text,
+        phonemes=(pause, *first.phonemes),
+        phonemes_per_character=aligned,
+    )
+    return replace(
+        result,
+        normal_text=pause + result.normal_text,
+        phonemes=(pause, *result.phonemes),
+        # The marks have the same ids in every release.
+        ids=(*ids_of((pause,), "v2"), *result.ids),
+        phonemes_per_character=(1, *result.phonemes_per_character) if result.phonemes_per_character else (),
+        spans=(longer, *result.spans[1:]),
     )
 
 

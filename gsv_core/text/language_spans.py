@@ -26,12 +26,13 @@ _HANGUL = r"\u1100-\u11ff\u3130-\u318f\uac00-\ud7a3"
 _HAN = r"\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f"
 _SCRIPTS = re.compile(
     rf"(?P<latin>[{_LATIN}](?:[{_LATIN}]|['’&.+@_/\-](?=[{_LATIN}\d]))*)"
-    rf"|(?P<east>[{_HAN}{_KANA}]+)|(?P<hangul>[{_HANGUL}]+)|(?P<digits>[￥¥$€£]?\d+(?:[.,:/%\-~]\d+)*[%％℃°]*)|(?P<other>[^{_LATIN}{_HAN}{_KANA}{_HANGUL}\d]+)",
+    rf"|(?P<east>[{_HAN}{_KANA}]+)|(?P<hangul>[{_HANGUL}]+)|(?P<digits>[￥¥$€£]?\d+(?:[.,:/%\-~]\d+)*[%％℃°]*)|(?P<other>(?:(?![￥¥$€£]\d)[^{_LATIN}{_HAN}{_KANA}{_HANGUL}\d])+)",
     re.DOTALL,
 )
 _ONE_SCRIPT = re.compile(f"[{_KANA}]+|[{_HAN}]+")
 _KANA_RUN = re.compile(f"[{_KANA}]")
 _CLAUSE = rf"[{_HAN}{_KANA}、，,：；:;\s\d]"
+_CHINESE_WORD = re.compile("[你您她它嗎呢吧很這那們没沒麼啊]|(?<![自無彼])我(?![慢々])")
 _REACH = 80
 # The small model errs on short runs: below this, Han characters alone are Chinese.
 _FEWEST_FOR_MODEL = 6
@@ -77,8 +78,10 @@ def _encodable(character: str, encoding: str) -> bool:
 
 
 def _only_chinese(text: str) -> bool:
-    """A Han character that Japan's standard set lacks."""
-    return any(character >= "\u3400" and not _encodable(character, "shift_jis") for character in text)
+    """A Han character that Japan's standard set lacks, or a word no Japanese noun is written with."""
+    return _CHINESE_WORD.search(text) is not None or any(
+        character >= "\u3400" and not _encodable(character, "shift_jis") for character in text
+    )
 
 
 def _only_japanese(text: str) -> bool:

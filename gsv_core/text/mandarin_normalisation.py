@@ -43,39 +43,15 @@ _MEASURES = {
     "m": "米",
     "s": "秒",
 }
-# What the original's list lacks, so that it reads 300克 digit by digit.
-_MORE_MEASURES = [
-    "平方",
-    "立方",
-    "毫升",
-    "分贝",
-    "克",
-    "公里",
-    "公斤",
-    "公顷",
-    "公升",
-    "亩",
-    "倍",
-    "种",
-    "项",
-    "台",
-    "部",
-    "字",
-    "票",
-    "蚊",
-    "瓦",
-    "赫兹",
-    "海里",
-    "英里",
-    "英尺",
-    "英寸",
-    "磅",
-    "欧元",
-    "英镑",
-    "日元",
-    "港元",
-    "人次",
-]
+# What the original's list lacks, so that it reads 300克 digit by digit; of these units a bare 2 stays 二.
+_MORE_COUNTERS = (
+    "处", "台", "架", "枚", "趟", "幅", "堵", "间", "床", "株", "批", "项", "例", "列", "篇", "栋", "亩", "种",
+    "倍", "部", "字", "票", "蚊", "人次", "平方",
+)  # fmt: skip
+_MORE_UNITS = (
+    "克", "公里", "公斤", "公顷", "公升", "立方", "分贝", "瓦", "赫兹", "海里", "英里", "英尺", "英寸", "磅",
+    "欧元", "英镑", "日元", "港元",
+)  # fmt: skip
 _GREEK = {
     "αΑ": "阿尔法",
     "βΒ": "贝塔",
@@ -125,27 +101,30 @@ _MONEY = re.compile(rf"([￥¥$€£])({_NUMBER})([万亿千百]*)")
 _DATE = re.compile(
     r"(\d{4}|\d{2})年(?:(0?[1-9]|1[0-2])月)?(?:(0?[1-9]|[12]\d|3[01])([日号]))?",
 )
-_DATE_OF_DIGITS = re.compile(r"(?<!\d)(\d{4})([-/. ])(0[1-9]|1[012])\2(0[1-9]|[12]\d|3[01])(?!\d)")
+_YEAR_RANGE = re.compile(r"(?<!\d)(\d{4})[-~～](?=\d{4}年)")
+_DATE_OF_DIGITS = re.compile(r"(?<!\d)(\d{4})([-/.])(0?[1-9]|1[012])\2(0[1-9]|[12]\d|3[01]|[1-9])(?![\d.])")
 _CLOCK = r"([01]?\d|2[0-3]):([0-5]\d)(?::([0-5]\d))?"
 _TIME_RANGE = re.compile(rf"(?<!\d){_CLOCK}[-~～]{_CLOCK}")
 _TIME = re.compile(_CLOCK)
+_RATIO = re.compile(r"(?<=\d):(?=\d)")
 _MOBILE = re.compile(r"(?<!\d)(?:\+?86 ?)?1(?:[38]\d|5[0-35-9]|7[678]|9[89])\d{8}(?!\d)")
 _SERVICE = re.compile(r"(?<!\d)[48]00-?\d{3}-?\d{4}(?!\d)")
 _AREA_CODE = r"0(?:10|2\d|[3-9]\d{2})-?"
 _TELEPHONE = re.compile(rf"(?<![\d.])(?:{_AREA_CODE})?[1-9]\d{{6,7}}(?![\d.%/])")
 _OPERAND = r"(?:\d+(?:\.\d+)?|\.\d+|[A-Za-z])[⁰¹²³⁴⁵⁶⁷⁸⁹ˣʸⁿ]*"
-_SUM = re.compile(rf"{_OPERAND}(?:[-+×÷=]-?{_OPERAND})+")
+_SUM = re.compile(rf"(?<![\d.]){_OPERAND}(?:[-+×÷=]-?{_OPERAND})+")
 _OPERATOR = re.compile(r"(?<=[\w⁰¹²³⁴⁵⁶⁷⁸⁹ˣʸⁿ])[-+×÷=]")
 _DEGREES = r"(?:°C|℃|度|摄氏度)"
-_TEMPERATURE_RANGE = re.compile(rf"(-?)({_NUMBER}){_DEGREES}[-~～](-?)({_NUMBER}){_DEGREES}")
-_TEMPERATURE = re.compile(rf"(-?)({_NUMBER}){_DEGREES}")
+_TEMPERATURE_RANGE = re.compile(rf"(?<![\d.])(-?)({_NUMBER}){_DEGREES}[-~～](-?)({_NUMBER}){_DEGREES}")
+_TEMPERATURE = re.compile(rf"(?<![\d.])(-?)({_NUMBER}){_DEGREES}")
 _RANGE = re.compile(rf"(?<![\d.\-~～])(-?)({_NUMBER})[-~～](-?)({_NUMBER})({_DEGREES})?(?![-~～.]?\d)")
 _MEASURE = re.compile(rf"(?<=\d)({'|'.join(re.escape(unit) for unit in _MEASURES)})(?![A-Za-z])")
 _POWER = re.compile(f"[{''.join(_SUPERSCRIPTS)}]+")
-_FRACTION = re.compile(r"(-?)(\d+)/(\d+)(?!/|\d)")
-_PERCENTAGE = re.compile(rf"(-?)({_NUMBER})[%％]")
+_FRACTION = re.compile(r"(?<!\d)(-?)(\d+)/(\d+)(?!/|\d)")
+_PERCENT_RANGE = re.compile(rf"(?<![\d.])({_NUMBER})[%％]?[-~～]({_NUMBER})[%％]")
+_PERCENTAGE = re.compile(rf"(?<![\d.])(-?)({_NUMBER})[%％]")
 _NEGATIVE = re.compile(r"-(\d+(?:\.\d+)?)")
-_VERSION = re.compile(r"\d+(?:\.\d+){2,}")
+_VERSION = re.compile(r"(?<![\d.])\d+(?:\.\d+){2,}")
 _DECIMAL = re.compile(r"\d+\.\d+|\.\d+")
 _LONG_NUMBER = re.compile(r"\d{3,}")
 _ANY_NUMBER = re.compile(r"\d+")
@@ -167,9 +146,10 @@ def _simplified() -> dict[int, int]:
 
 @cache
 def _counted() -> re.Pattern[str]:
-    """Digits before a measure word, with what may stand between them."""
-    words = "|".join(sorted({*word_lists()["measure"], *_MORE_MEASURES}, key=len, reverse=True))
-    return re.compile(rf"(\d+)([多余几+])?(?={words})")
+    """Digits before a measure word, with what may stand between them and whether it is an ordinal."""
+    counters = "|".join((*word_lists()["measure"], *_MORE_COUNTERS))
+    units = "|".join(_MORE_UNITS)
+    return re.compile(rf"(第?)(?<!\d)(?:(\d+)([多余几+])?(?={counters})|(\d{{3,}})(?={units}))")
 
 
 def simplify(text: str) -> str:
@@ -274,9 +254,9 @@ def _range(match: re.Match[str]) -> str:
 
 
 def _count(match: re.Match[str]) -> str:
-    digits, more = match.groups()
-    spoken = "两" if digits == "2" else cardinal(digits)
-    return spoken + ("多" if more == "+" else more or "")
+    ordinal, counted, more, measured = match.groups()
+    spoken = "两" if counted == "2" and not ordinal else cardinal(counted or measured)
+    return ordinal + spoken + ("多" if more == "+" else more or "")
 
 
 def spoken_text(text: str, *, one_on_telephone: str = "幺") -> str:
@@ -289,10 +269,12 @@ def spoken_text(text: str, *, one_on_telephone: str = "幺") -> str:
     text = re.sub(r"[ \t\u3000\u00a0]+", "", text)
     text = _SILENT.sub("", text)
     text = simplify(text)
+    text = _YEAR_RANGE.sub(lambda match: f"{digits_aloud(match[1])}到", text)
     text = _DATE.sub(_date, text)
     text = _DATE_OF_DIGITS.sub(_date_of_digits, text)
     text = _TIME_RANGE.sub(_time_range, text)
     text = _TIME.sub(lambda match: _clock(*match.groups()), text)
+    text = _RATIO.sub("比", text)
     for pattern in (_MOBILE, _SERVICE):
         text = pattern.sub(lambda match: _telephone(match.group(), one_on_telephone), text)
     counted = _counted()
@@ -306,6 +288,7 @@ def spoken_text(text: str, *, one_on_telephone: str = "幺") -> str:
     )
     text = _SUM.sub(_sum, text)
     text = _TEMPERATURE_RANGE.sub(_temperature_range, text)
+    text = _PERCENT_RANGE.sub(lambda match: f"百分之{number(match[1])}到百分之{number(match[2])}", text)
     text = _RANGE.sub(_range, text)
     text = _TEMPERATURE.sub(lambda match: f"{_signed(match[1], match[2], '零下')}度", text)
     text = _MEASURE.sub(lambda match: _MEASURES[match[1]], text)

@@ -201,8 +201,8 @@ def _speak_third(text: str, finals: list[str], split: Splitter) -> list[str]:
     if len(text) == 3:
         head = len(split(text)[0])
         if _all_third(finals):
-            # 蒙古+包 is 2 2 3, 纸+老虎 is 3 2 3.
-            return [second[0] if head == 2 else finals[0], second[1], finals[2]]
+            # 蒙古+包 is 2 2 3, 纸+老虎 is 3 2 3; a word without parts stays as it is.
+            return [second[0] if head == 2 else finals[0], finals[1] if head == 3 else second[1], finals[2]]
         spoken = list(finals)
         for start, stop in ((0, head), (head, 3)):
             if stop - start == 2 and _all_third(finals[start:stop]):

@@ -55,6 +55,7 @@ class Trainer(Protocol):
 
     phase: str
     voice: str
+    plan: PhasePlan
     steps_done: int
     skipped: int
     identity: dict[str, str]
@@ -111,6 +112,7 @@ def fit(
         ValueError: no items, or `resume` holds another run's checkpoint.
         DivergedError: more than `plan.most_skipped` steps had no finite gradient.
     """
+    assert trainer.plan == plan, "the trainer was made for another plan"
     order = BatchOrder.of([trainer.length(item) for item in items], plan, trainer.voice, trainer.phase)
     records = _restore(trainer, resume)
 

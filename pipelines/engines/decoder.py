@@ -33,6 +33,7 @@ _CONTAINERS = (
 _FULL_SCALE = {"u8": 2.0**7, "s16": 2.0**15, "s32": 2.0**31, "s64": 2.0**63, "flt": 1.0, "dbl": 1.0}
 _RIFF_UNKNOWN_LENGTH = 0xFFFFFFFF
 _HEADER_BYTES = 1 << 16
+_LARGEST_JITTER_S = 0.05  # containers round the clocks of their packets
 
 
 class UndecodableError(ValueError):
@@ -121,6 +122,8 @@ def decode(source: str | Path | BinaryIO, *, limits: DecodeLimits = DEFAULT_LIMI
         warnings = _header_warnings(file)
         pieces: list[np.ndarray] = []
         total = damaged = good = 0
+        origin_s: float | None = None
+        missing_s = 0.0
         for frame in _frames(container, stream):
             if frame is None:
                 damaged += 1
@@ -132,6 +135,10 @@ def decode(source: str | Path | BinaryIO, *, limits: DecodeLimits = DEFAULT_LIMI
                 )
                 break
             good += 1
+            if frame.time is not None:
+                # A decoder may drop a damaged frame without a word; the clock of the next one tells.
+                origin_s = frame.time if origin_s is None else origin_s
+                missing_s = max(missing_s, frame.time - origin_s - total / rate_hz)
             pieces.append(_samples(frame))
             total += len(pieces[-1])
             if total > longest:
@@ -143,6 +150,8 @@ def decode(source: str | Path | BinaryIO, *, limits: DecodeLimits = DEFAULT_LIMI
         raise UndecodableError("empty", "it holds no samples")
     if damaged:
         warnings.append(f"{damaged} of {damaged + good} packets are damaged and were left out")
+    if missing_s > _LARGEST_JITTER_S:
+        warnings.append(f"{missing_s:.2f} s are missing between its frames: what follows lies that much too early")
     if declared_s is not None and total / rate_hz < 0.9 * declared_s - 0.5:
         warnings.append(f"the header claims {declared_s:.1f} s, the file holds {total / rate_hz:.1f} s")
     wave = np.concatenate(pieces)

@@ -4,6 +4,7 @@ Several libraries carry their trained models with them; importing the library fo
 seconds and drag in what is not needed.
 """
 
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -32,6 +33,18 @@ def package_version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "unknown"
+
+
+def forget_lazy_modules() -> None:
+    """Take speechbrain's placeholders for absent packages (k2 and others) out of the list of loaded modules.
+
+    They raise ImportError at the touch of any attribute, so that whatever looks through that list (`inspect`, test
+    tools) would fail long after and far from the import. pyannote, and so whisperX, imports speechbrain too.
+    """
+    for name, module in list(sys.modules.items()):
+        kind = type(module)
+        if kind.__name__ in ("LazyModule", "DeprecatedModuleRedirect") and kind.__module__.startswith("speechbrain."):
+            del sys.modules[name]
 
 
 def onnx_session(path: Path):  # type: ignore[no-untyped-def]  # onnxruntime ships no types

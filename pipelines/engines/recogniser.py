@@ -7,7 +7,6 @@ hub; temperature is 0, so the same wave gives the same text. Axes: T samples.
 """
 
 import contextlib
-import difflib
 import io
 import tempfile
 import warnings
@@ -20,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from gsv_core.audio.resample import resample
-from pipelines.engines.packaged import package_version
+from gsv_core.metrics.recognition import matching_pairs
+from pipelines.engines.packaged import forget_lazy_modules, package_version
 from pipelines.engines.protocols import AlignmentError, Recognition, Span, VoiceActivity
 from pipelines.engines.voice_activity import SileroVoiceActivity
 from pipelines.rows import Word
@@ -126,9 +126,8 @@ class WhisperXRecogniser:
         if len(audio) <= _LONGEST_ALIGNED_S * _RATE_HZ:
             passages = [_Passage(tokens=tokens, start_s=0.0, end_s=len(audio) / _RATE_HZ)]
         else:
-            passages = _share_out(
-                tokens, [_passage(found, language) for found in self._segments(audio, spans, language)]
-            )
+            heard = [_passage(found, language) for found in self._segments(audio, spans, language)]
+            passages = _share_out(tokens, heard, language)
         return self._times(passages, audio, language, rate_hz, len(wave), must_fit=True)
 
     def _detect(self, audio: np.ndarray) -> tuple[str, float | None]:
@@ -213,6 +212,7 @@ def _load_pipeline(model: str, device: str, compute_type: str) -> Any:
             warnings.simplefilter("ignore")
             import whisperx
             from whisperx.vads import Vad
+        forget_lazy_modules()
     except ImportError as error:
         raise ValueError(f"the package whisperx is missing or broken ({error}): pip install whisperx") from error
 
@@ -292,28 +292,26 @@ def _spoken(token: str) -> str:
     return letters.replace("’", "'").strip("'-")
 
 
-def _share_out(tokens: Sequence[str], heard: Sequence[_Passage]) -> list[_Passage]:
+def _share_out(tokens: Sequence[str], heard: Sequence[_Passage], language: str) -> list[_Passage]:
     """Cut `tokens` into the passages they were heard in.
 
-    Letters, not words, are matched, so that it works without blanks too; each passage begins with the token that holds
-    its first matched letter.
+    Where words are not divided by blanks, each token heard is a letter, and the given ones are taken apart likewise;
+    a passage begins with the token that holds its first match.
     """
-    given = [(letter, index) for index, token in enumerate(tokens) for letter in _spoken(token).casefold()]
+    by_letter = language in _WITHOUT_BLANKS
+    given = [(part, index) for index, token in enumerate(tokens) for part in _parts(token, by_letter)]
     found = [
-        (letter, index)
+        (part, index)
         for index, passage in enumerate(heard)
         for token in passage.tokens
-        for letter in _spoken(token).casefold()
+        for part in _parts(token, by_letter)
     ]
-    matcher = difflib.SequenceMatcher(a=[item[0] for item in found], b=[item[0] for item in given], autojunk=False)
+    pairs = matching_pairs([part for part, _ in found], [part for part, _ in given])
+    if len(pairs) < _LEAST_ANCHORED * len(given):
+        raise AlignmentError(f"the text does not fit the wave: {len(pairs)} of its {len(given)} parts were heard")
     first_token: dict[int, int] = {}
-    matched = 0
-    for block in matcher.get_matching_blocks():
-        matched += block.size
-        for offset in range(block.size):
-            first_token.setdefault(found[block.a + offset][1], given[block.b + offset][1])
-    if matched < _LEAST_ANCHORED * len(given):
-        raise AlignmentError(f"the text does not fit the wave: {matched} of its {len(given)} letters were heard")
+    for place, index in pairs:
+        first_token.setdefault(found[place][1], given[index][1])
     starts = sorted(first_token.items())
     passages = []
     for place, (index, first) in enumerate(starts):
@@ -323,6 +321,11 @@ def _share_out(tokens: Sequence[str], heard: Sequence[_Passage]) -> list[_Passag
             end_s = heard[index].end_s
             passages.append(_Passage(tokens=tuple(tokens[first:last]), start_s=heard[index].start_s, end_s=end_s))
     return passages
+
+
+def _parts(token: str, by_letter: bool) -> list[str]:
+    spoken = _spoken(token).casefold()
+    return list(spoken) if by_letter else [spoken] if spoken else []
 
 
 def _joined(found: Sequence[Mapping[str, Any]]) -> tuple[float, float, float | None] | None:

@@ -1,8 +1,8 @@
 """A wave to a speaker vector by ECAPA-TDNN, through speechbrain.
 
 Desplanques, Thienpondt, Demuynck 2020, arXiv:2005.07143. SpeechBrain's model folders carry a YAML that can run code, so
-theirs is never read: the folder gives tensors, loaded as nothing but tensors, and the YAML that speechbrain's own loader
-is given is written here, sized after them. The only importer of speechbrain. Axes: T samples, K width.
+theirs is never read: the folder gives tensors, loaded as nothing but tensors, and the YAML for speechbrain's own loader
+is written here, sized after them. The only importer of speechbrain. Axes: T samples, K width.
 """
 
 import json
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from gsv_core.audio.resample import resample
-from pipelines.engines.packaged import package_version
+from pipelines.engines.packaged import forget_lazy_modules, package_version
 
 _RATE_HZ = 16_000
 _TENSORS = "embedding_model.ckpt"
@@ -64,6 +64,7 @@ class EcapaVerifier:
             raise ValueError(
                 f"the package speechbrain is missing or broken ({error}): pip install speechbrain"
             ) from error
+        forget_lazy_modules()
         tensors_path = _find(source)
         sizes = _sizes(_load_tensors(tensors_path), tensors_path)
         self.width = int(sizes["width"])

@@ -12,7 +12,7 @@ from itertools import pairwise
 from markupsafe import Markup, escape
 
 _WIDTH, _HEIGHT = 336, 168
-_LEFT, _RIGHT, _TOP, _BOTTOM = 42, 58, 10, 22
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 58, 10, 22
 _CHARACTER = 6.2  # width of one at the size the CSS gives labels
 
 

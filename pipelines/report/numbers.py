@@ -205,15 +205,20 @@ def collect(corpus: Path | str, outcomes: Mapping[str, Outcome] | None = None) -
     units = set(about["units"]) if "units" in about else None
     voices = sorted({name for name in names if _is_current(storage, name, units)} | known.keys())
     engines = {role: str(name) for role, name in (about.get("engines") or {}).items() if name and role in _ROLES}
-    budget = min(_AUDIO_BYTES_PER_VOICE, _AUDIO_BYTES // max(1, len(voices)))
-    rows = tuple(_voice(storage, voice, known.get(voice), units, engines, budget) for voice in voices)
+    rows: list[VoiceNumbers] = []
+    room = _AUDIO_BYTES
+    for voice in voices:
+        # Many voices have little or nothing to play, so each may take twice its share of what is left.
+        budget = min(_AUDIO_BYTES_PER_VOICE, room, 2 * room // (len(voices) - len(rows)))
+        rows.append(_voice(storage, voice, known.get(voice), units, engines, budget))
+        room -= sum(len(sample.data) for sample in rows[-1].samples)
     # A run names its engines with their versions, a config without.
     measured = {role: name for row in rows if row.trained for role, name in row.trained.engines.items()}
     notes = {row.trained.speech_note for row in rows if row.trained} | {about.get("speech")}
     return CorpusNumbers(
         name=PurePath(storage.root).name,
         digest=about.get("corpus_digest"),
-        voices=rows,
+        voices=tuple(rows),
         engines={**engines, **measured},
         facts=_facts(about),
         notes=tuple(sorted(note for note in notes if note)),
@@ -507,16 +512,14 @@ def _numbers(record: Mapping[str, Any]) -> dict[str, float | None]:
 
 
 def _facts(about: Mapping[str, Any]) -> dict[str, str]:
-    """The plain entries of corpus.json, one level deep, as `group key` -> value."""
+    """The entries of corpus.json that the page says nowhere else; a group of entries becomes one line."""
     facts = {}
     for key, value in about.items():
-        if key in ("schema_version", "speech"):
+        if key in ("schema_version", "speech", "engines", "counts", "units"):
             continue
-        if isinstance(value, str | int | float) and not isinstance(value, bool):
-            facts[key.replace("_", " ")] = str(value)
-        elif isinstance(value, dict) and key != "engines":
-            plain = {inner: entry for inner, entry in value.items() if isinstance(entry, str | int | float)}
-            facts |= {f"{key} {inner}".replace("_", " "): str(entry) for inner, entry in plain.items()}
+        if isinstance(value, dict):
+            value = ", ".join(f"{name} {entry}" for name, entry in value.items() if entry is not None)
+        facts[key] = str(value)
     return facts
 
 

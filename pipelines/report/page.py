@@ -41,7 +41,12 @@ def page(corpus: CorpusNumbers) -> str:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters.update(
-        duration=wording.duration, words=wording.words, audio=_audio_address, pretty=_pretty, public=_without_secrets
+        duration=wording.duration,
+        heading=wording.heading,
+        words=wording.words,
+        audio=_audio_address,
+        pretty=_pretty,
+        public=_without_secrets,
     )
     environment.globals.update(
         count=wording.count,
@@ -124,7 +129,7 @@ def _charts(curves: Sequence[Curve], keys: Sequence[tuple[str, str]]) -> list[di
             for curve in sorted(curves, key=lambda curve: curve.kind, reverse=True)
             if (curve.phase, curve.metric) == (phase, metric)
         ]
-        name = wording.METRICS.get(metric, wording.words(metric).capitalize())
+        name = wording.METRICS.get(metric, wording.heading(metric))
         chart = line_chart(lines, title=name, x_name="steps")
         if chart:
             result.append({"name": name, "phase": phase, "chart": chart})

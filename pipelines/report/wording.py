@@ -79,6 +79,15 @@ ROLES = {
     "text": "Text",
 }
 
+SETTINGS = {
+    "name": "Recipe",
+    "semantic": "GPT",
+    "wave": "SoVITS",
+    "train_seconds": "Training took",
+    "evaluate_seconds": "Evaluation took",
+    "gpu_seconds": "GPU time",
+}
+
 LANGUAGES = {"zh": "Mandarin", "en": "English", "ja": "Japanese", "ko": "Korean", "yue": "Cantonese"}
 
 
@@ -86,6 +95,14 @@ def words(name: str) -> str:
     """`low_snr_db` -> `low SNR dB`."""
     capitals = {"snr": "SNR", "db": "dB", "gpu": "GPU", "lufs": "LUFS"}
     return " ".join(capitals.get(word, word) for word in name.replace("_", " ").split(" "))
+
+
+def heading(name: str) -> str:
+    """`derived_from` -> `Derived from`; a setting that has a name of its own gets that."""
+    if name in SETTINGS:
+        return SETTINGS[name]
+    spaced = words(name)
+    return spaced[:1].upper() + spaced[1:]
 
 
 def duration(seconds: float | None) -> str:

@@ -135,12 +135,13 @@ def text_to_semantic_inference(case: RecordedCase) -> Iterator[Comparison]:
     yield case.compare("eos_tokens", ended.tokens[0][None])
     yield case.compare("eos_idx", torch.tensor(ended.stopped_at[0]))
 
-    texts = [given[f"batch_phoneme_ids_{row}"] for row in range(3)]
+    rows = range(len(given["batch_prompt"]))
+    texts = [given[f"batch_phoneme_ids_{row}"] for row in rows]
     pad = torch.nn.utils.rnn.pad_sequence
     batch = _decode(
         network,
         pad(texts, batch_first=True),
-        pad([given[f"batch_bert_{row}"].T for row in range(3)], batch_first=True),
+        pad([given[f"batch_bert_{row}"].T for row in rows], batch_first=True),
         given["batch_prompt"],
         GREEDY,
         limit=40,
@@ -206,11 +207,10 @@ def _decode(
 
 def _semantic_to_wave(case: RecordedCase) -> SemanticToWave:
     sizes, weights = case.constructor, case.weights()
-    first_release = sizes["version"] == "v1"
     config = SemanticToWaveConfig(
-        phoneme_count=322 if first_release else 732,
+        phoneme_count=weights["enc_p.text_embedding.weight"].shape[0],
         spectrogram_bins=sizes["spec_channels"],
-        reference_bins=sizes["spec_channels"] if first_release else 704,
+        reference_bins=weights["ref_enc.spectral.0.fc.weight"].shape[1],
         latent=sizes["inter_channels"],
         width=sizes["hidden_channels"],
         filter_width=sizes["filter_channels"],
@@ -341,18 +341,21 @@ def discriminators(case: RecordedCase) -> Iterator[Comparison]:
 
 def losses(case: RecordedCase) -> Iterator[Comparison]:
     given = case.inputs
-    recorded, generated = (
-        [
-            DiscriminatorOutput(
-                given[f"{score}_{judge}"], tuple(given[f"fmap_{score}_{judge}_{layer}"] for layer in range(2))
-            )
-            for judge in range(3)
-        ]
-        for score in ("real", "gen")
-    )
+    recorded, generated = _given_outputs(given, "real"), _given_outputs(given, "gen")
     yield from _adversarial(case, recorded, generated)
     divergence = kl_loss(given["z_p"], given["logs_q"], given["m_p"], given["logs_p"], given["z_mask"])
     yield case.compare("kl_loss", divergence)
+
+
+def _given_outputs(given: Mapping[str, Tensor], side: str) -> list[DiscriminatorOutput]:
+    judges = sum(name.startswith(f"{side}_") for name in given)
+    return [
+        DiscriminatorOutput(
+            given[f"{side}_{judge}"],
+            tuple(values for name, values in sorted(given.items()) if name.startswith(f"fmap_{side}_{judge}_")),
+        )
+        for judge in range(judges)
+    ]
 
 
 def _adversarial(

@@ -63,3 +63,12 @@ def test_waves_that_cannot_be_mirrored_are_refused(wave):
 def test_impossible_sizes_are_refused(sizes):
     with pytest.raises(ValueError, match="need"):
         SpectrogramConfig(**sizes)
+
+
+def test_a_filterbank_first_used_in_inference_can_be_trained_with_later() -> None:
+    config = SpectrogramConfig(mel_bands=37)
+    with torch.inference_mode():
+        mel_spectrogram(torch.zeros(1, 4096), config)
+    wave = torch.randn(1, 4096, requires_grad=True)
+    mel_spectrogram(wave, config).sum().backward()
+    assert wave.grad is not None

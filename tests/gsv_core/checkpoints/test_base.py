@@ -10,7 +10,7 @@ from transformers import BertConfig, BertModel, BertTokenizerFast, HubertConfig,
 from gsv_core.checkpoints.base import MissingBase, build_nano, load_base, load_published, tensors_digest
 from gsv_core.checkpoints.hub import LOCK_NAME, file_digest
 from gsv_core.checkpoints.releases import BERT_FOLDER, HUBERT_FOLDER, RELEASES, Release
-from gsv_core.features import extract_features
+from gsv_core.features import extract_features, text_vectors_of
 from gsv_core.networks.content_encoder import HubertContentEncoder
 from gsv_core.text.front_end import phonemise
 from tests.gsv_core.made_items import made_wave
@@ -169,6 +169,20 @@ def test_published_files_become_the_networks_they_hold(published):
     assert features.text_vectors.shape == (len(text.phonemes), 16)
     assert features.speaker_vector is not None
     assert features.speaker_vector.shape == (640,)
+
+
+def test_only_mandarin_has_text_vectors(published):
+    base = load_published(PUBLISHED, published)
+    mixed = phonemise("你好 hello", "zh", release="v2")
+    vectors = text_vectors_of(base, mixed)
+    assert vectors is not None
+    assert len(vectors) == len(mixed.phonemes)
+    rows = iter(vectors)
+    for span in mixed.spans:
+        for _ in span.phonemes:
+            assert next(rows).any() == (span.language == "zh")
+    assert {span.language for span in mixed.spans} == {"zh", "en"}
+    assert text_vectors_of(base, phonemise("hello", "en")) is None
 
 
 def test_a_file_that_holds_another_network_is_named(published):

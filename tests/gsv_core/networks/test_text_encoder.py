@@ -1,6 +1,6 @@
 import pytest
 import torch
-from transformers import BertConfig, BertModel, BertTokenizerFast
+from transformers import BertConfig, BertForMaskedLM, BertModel, BertTokenizerFast
 
 from gsv_core.networks.text_encoder import TextEncoder
 
@@ -16,7 +16,7 @@ def folder(tmp_path_factory):
     BertTokenizerFast(vocab_file=str(path / "vocab.txt")).save_pretrained(path)
     (path / "vocab.txt").unlink()  # the published folder has tokenizer.json alone
     torch.manual_seed(0)
-    BertModel(
+    network = BertForMaskedLM(
         BertConfig(
             vocab_size=len(vocabulary),
             hidden_size=16,
@@ -25,7 +25,8 @@ def folder(tmp_path_factory):
             intermediate_size=32,
             max_position_embeddings=12,
         )
-    ).save_pretrained(path)
+    )
+    network.save_pretrained(path, safe_serialization=False)  # pickled and with a language head, as the published one
     return path
 
 

@@ -115,7 +115,15 @@ def test_homographs_by_part_of_speech():
     assert phonemes("She will present the present.") == "SH IY1 W IH1 L P R IY0 Z EH1 N T DH AH0 P R EH1 Z AH0 N T ."
     assert phonemes("I have read it.") == "AY1 HH AE1 V R EH1 D IH1 T ."
     assert phonemes("I will read it.") == "AY1 W IH1 L R IY1 D IH1 T ."
-    assert tag_words("The dog will record every record .".split()) == ["DT", "NN", "MD", "VB", "DT", "NN", "."]
+    assert tag_words(["The", "dog", "will", "record", "every", "record", "."]) == [
+        "DT",
+        "NN",
+        "MD",
+        "VB",
+        "DT",
+        "NN",
+        ".",
+    ]
 
 
 def test_single_letters():

@@ -1,6 +1,6 @@
 import pytest
 
-from gsv_core.text.japanese import PHRASE_END, normalise, read
+from gsv_core.text.japanese import PHRASE_END, engines, normalise, read
 
 
 def phones(text: str) -> str:
@@ -53,6 +53,13 @@ def test_numbers_stay_whole():
 def test_marks_alone_write_no_warning(capfd):
     assert read("、。！？ー").phonemes[:1] == (",",)
     assert capfd.readouterr() == ("", "")
+
+
+def test_another_dictionary_is_named(monkeypatch):
+    monkeypatch.delenv("OPEN_JTALK_DICT_DIR", raising=False)
+    assert engines()["open_jtalk_dictionary"] == "packaged"
+    monkeypatch.setenv("OPEN_JTALK_DICT_DIR", "/somewhere/naist-jdic")
+    assert engines()["open_jtalk_dictionary"] == "naist-jdic"
 
 
 def test_other_scripts_are_reported():

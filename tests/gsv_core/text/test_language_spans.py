@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -63,4 +65,4 @@ def test_the_packaged_model_answers_without_a_network():
 def test_nothing_is_lost_between_spans(text, mode):
     found = split_languages(text, mode, lambda _: "ja")
     assert "".join(span.text for span in found) == text
-    assert all(left.language != right.language for left, right in zip(found, found[1:]))
+    assert all(left.language != right.language for left, right in pairwise(found))

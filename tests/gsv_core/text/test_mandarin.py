@@ -1,4 +1,4 @@
-"""Expected readings: a speaker's, or the record's. Lines that upstream reads wrong are asserted with our better result."""
+"""Expected readings: a speaker's, or the record's; where upstream reads wrong, our better result."""
 
 import pytest
 
@@ -52,6 +52,9 @@ def test_of_the_zeros_at_a_decimals_end_one_is_said():
         ("120m²", "一百二十平方米"),
         ("13812345678", "幺三八幺二三四五六七八"),
         ("2个", "两个"),
+        ("2克", "二克"),
+        ("120间", "一百二十间"),
+        ("20+人", "二十多人"),
         ("22岁", "二十二岁"),
         ("007", "零零七"),
         ("15~20公里", "十五到二十公里"),
@@ -59,7 +62,7 @@ def test_of_the_zeros_at_a_decimals_end_one_is_said():
         ("①", "一"),
         ("π", "派"),
         ("１２３", "幺二三"),
-        ("x²", "x的2次方".replace("2", "二")),
+        ("x²", "x的二次方"),
     ],
 )
 def test_numbers_and_signs_in_words(text, words):
@@ -85,8 +88,14 @@ def test_numbers_and_signs_in_words(text, words):
         ("4,599元", "四千五百九十九元"),
         # upstream has no measure word for grams
         ("300克", "三百克"),
+        # upstream says 第两名
+        ("第2名", "第二名"),
         ("60km/h", "六十千米每小时"),
         ("5mm", "五毫米"),
+        ("3%-5%", "百分之三到百分之五"),
+        ("2023-2024年", "二零二三到二零二四年"),
+        ("2024/1/5", "二零二四年一月五日"),
+        ("3:2", "三比二"),
         ("-3~4度", "零下三到四度"),
     ],
 )

@@ -9,7 +9,7 @@ def tone(seconds: float, rate_hz: int, hz: float = 440.0, level: float = 0.5) ->
 
 
 def speech_like(seconds: float, rate_hz: int, seed: int = 0, pitch_hz: float = 120.0) -> np.ndarray:
-    """(T,) a buzz with moving resonances and four syllables a second: enough for a network to have something to chew."""
+    """(T,) a buzz with four syllables a second: enough for a network to have something to chew."""
     random = np.random.default_rng(seed)
     time = np.arange(round(seconds * rate_hz)) / rate_hz
     phase = 2 * np.pi * pitch_hz * time + 0.3 * np.sin(2 * np.pi * 5 * time)

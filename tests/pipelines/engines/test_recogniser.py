@@ -92,14 +92,14 @@ def test_a_long_text_is_shared_out_by_what_was_heard():
         _Passage(tokens=("from", "forest", "creatures"), start_s=1.0, end_s=9.0),
         _Passage(tokens=("we", "desire", "in", "crease"), start_s=12.0, end_s=20.0),
     ]
-    passages = _share_out("From fairest creatures, we desire increase,".split(), heard)
+    passages = _share_out(["From", "fairest", "creatures,", "we", "desire", "increase,"], heard, "en")
     assert [passage.tokens for passage in passages] == [
         ("From", "fairest", "creatures,"),
         ("we", "desire", "increase,"),
     ]
     assert [(passage.start_s, passage.end_s) for passage in passages] == [(1.0, 9.0), (12.0, 20.0)]
     with pytest.raises(AlignmentError, match="does not fit"):
-        _share_out("xylophone quiz jukebox".split(), heard)
+        _share_out(["xylophone", "quiz", "jukebox"], heard, "en")
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import torch
 
 
 def write_tiny_whisper(folder: Path, seed: int = 0) -> Path:
-    """An English-only Whisper of half a million weights as a CTranslate2 folder, made by ctranslate2's own converter."""
+    """An English-only Whisper of half a million weights as a CTranslate2 folder, by its own converter."""
     import ctranslate2
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from transformers import (
@@ -29,8 +29,9 @@ def write_tiny_whisper(folder: Path, seed: int = 0) -> Path:
     transformers_folder = folder.with_name(folder.name + "-transformers")
     ids = {name: tokenizer.token_to_id(name) for name in special}
     config = WhisperConfig(
-        vocab_size=tokenizer.get_vocab_size(), d_model=64, encoder_layers=2, decoder_layers=2, encoder_attention_heads=2,
-        decoder_attention_heads=2, encoder_ffn_dim=128, decoder_ffn_dim=128, num_mel_bins=80, max_target_positions=448,
+        vocab_size=tokenizer.get_vocab_size(), d_model=64, encoder_layers=2, decoder_layers=2,
+        encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=128, decoder_ffn_dim=128,
+        num_mel_bins=80, max_target_positions=448,
         decoder_start_token_id=ids["<|startoftranscript|>"], bos_token_id=ids["<|endoftext|>"],
         eos_token_id=ids["<|endoftext|>"], pad_token_id=ids["<|endoftext|>"], suppress_tokens=None,
         begin_suppress_tokens=None,

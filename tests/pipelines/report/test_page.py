@@ -54,6 +54,8 @@ def test_the_first_lines_say_what_happened(report):
     for engine in ("pocketsphinx 5.1.0", "resemblyzer 0.1.4", "DNSMOS P.835"):
         assert engine in text
     assert "Likeness is not independent" in text
+    assert "<dt>Training took</dt><dd>41.2 s</dd>" in text
+    assert "<dt>Tools</dt><dd>torch 2.8.0, ray 2.60.0</dd>" in text
     assert not list(report.parent.glob("*.partial"))
 
 

@@ -1,0 +1,113 @@
+import numpy as np
+import pytest
+
+from gsv_core.audio.resample import resample
+from gsv_core.metrics.signal import (
+    _warped_mean,
+    bandwidth_hz,
+    clipped_share,
+    mel_cepstral_distance,
+    mel_distance,
+    silence_share,
+    snr_db,
+)
+
+RATE_HZ = 16_000
+
+
+def _noise(seconds, level, seed=0, rate_hz=RATE_HZ):
+    return (level * np.random.default_rng(seed).standard_normal(round(seconds * rate_hz))).astype(np.float32)
+
+
+def _bursts(seconds, level=0.2, seed=1):
+    """Noise that is on for 0.3 s and off for 0.3 s."""
+    wave = _noise(seconds, level, seed)
+    wave[(np.arange(len(wave)) // round(0.3 * RATE_HZ)) % 2 == 1] = 0.0
+    return wave
+
+
+@pytest.mark.parametrize("expected_db", [10.0, 20.0, 40.0])
+def test_snr_of_a_known_mixture(expected_db):
+    wave = _bursts(6.0) + _noise(6.0, 0.2 * 10 ** (-expected_db / 20), seed=2)
+    assert snr_db(wave, RATE_HZ) == pytest.approx(expected_db, abs=2.0)
+    assert snr_db(0.01 * wave, RATE_HZ) == pytest.approx(snr_db(wave, RATE_HZ), abs=0.1)
+
+
+def test_snr_of_steady_noise_is_low_and_silence_has_none():
+    assert snr_db(_noise(5.0, 0.1), RATE_HZ) < 0.0
+    assert snr_db(np.zeros(RATE_HZ, np.float32), RATE_HZ) is None
+    assert snr_db(_noise(0.1, 0.1), RATE_HZ) is None
+
+
+def test_clipping_is_seen_whatever_the_level():
+    tone = np.sin(2 * np.pi * 200 * np.arange(RATE_HZ) / RATE_HZ).astype(np.float32)
+    assert clipped_share(0.9 * tone) < 0.03  # a crest spans a few samples
+    hard = np.clip(3.0 * tone, -1.0, 1.0)
+    assert clipped_share(hard) == pytest.approx(1 - 2 * np.arcsin(1 / 3) / np.pi, abs=0.03)
+    assert clipped_share(0.2 * hard) == clipped_share(hard)
+    assert clipped_share(_noise(1.0, 0.1)) == 0.0
+    assert clipped_share(np.zeros(0, np.float32)) == 0.0
+
+
+def test_silence_share():
+    assert silence_share(_bursts(6.0), RATE_HZ) == pytest.approx(0.5, abs=0.01)
+    assert silence_share(_bursts(6.0) + np.float32(0.35), RATE_HZ) == pytest.approx(
+        0.5, abs=0.01
+    )  # an offset hides nothing
+    assert silence_share(np.zeros(RATE_HZ, np.float32), RATE_HZ) == 1.0
+    assert silence_share(_noise(1.0, 0.1), RATE_HZ) == 0.0
+
+
+@pytest.mark.parametrize("original_hz", [8_000, 16_000, 22_050])
+def test_bandwidth_is_that_of_the_original(original_hz):
+    wave = resample(_noise(3.0, 0.1, rate_hz=original_hz), original_hz, 48_000)
+    assert bandwidth_hz(wave, 48_000) == pytest.approx(original_hz / 2, rel=0.08)
+
+
+def test_bandwidth_of_silence_and_blips_is_unknown():
+    assert bandwidth_hz(np.zeros(RATE_HZ, np.float32), RATE_HZ) is None
+    assert bandwidth_hz(_noise(0.05, 0.1), RATE_HZ) is None
+
+
+def _sweep(seconds, level=0.3):
+    phase = np.linspace(0.0, 1.0, round(seconds * RATE_HZ))
+    pitch = 2 * np.pi * np.cumsum(100 + 60 * np.sin(2 * np.pi * phase)) / RATE_HZ
+    colour = np.exp(-np.arange(1, 30)[:, None] * (0.05 + 0.3 * np.sin(np.pi * phase) ** 2))
+    return (level * (colour * np.sin(np.arange(1, 30)[:, None] * pitch)).sum(axis=0) / 5).astype(np.float32)
+
+
+def test_mel_cepstral_distance_ignores_level_and_pace_but_not_content():
+    wave = _sweep(2.0)
+    noise = _noise(2.0, 0.1)
+    assert mel_cepstral_distance(wave, wave, RATE_HZ) == pytest.approx(0.0, abs=1e-5)
+    assert mel_cepstral_distance(wave, 0.3 * wave, RATE_HZ) < 0.5
+    slower, different = mel_cepstral_distance(wave, _sweep(2.6), RATE_HZ), mel_cepstral_distance(wave, noise, RATE_HZ)
+    assert slower < 0.3 * different
+    assert mel_cepstral_distance(noise, wave, RATE_HZ) == pytest.approx(different, rel=0.05)
+
+
+def test_mel_distance_of_a_quieter_copy_is_the_logarithm_of_the_ratio():
+    wave = _noise(2.0, 0.2)
+    assert mel_distance(wave, wave, RATE_HZ) == 0.0
+    assert mel_distance(wave, 0.5 * wave[: 1 * RATE_HZ], RATE_HZ) == pytest.approx(2 * np.log(2), abs=1e-3)
+    with pytest.raises(ValueError, match="at least"):
+        mel_distance(wave[:100], wave, RATE_HZ)
+
+
+def _warped_by_definition(costs):
+    """The same recursion cell by cell."""
+    rows, columns = costs.shape
+    best = {}
+    for row in range(rows):
+        for column in range(columns):
+            before = [best.get((row - 1, column - 1)), best.get((row - 1, column)), best.get((row, column - 1))]
+            total, steps = min((entry for entry in before if entry), key=lambda entry: entry[0], default=(0.0, 0))
+            best[row, column] = (total + costs[row, column], steps + 1)
+    total, steps = best[rows - 1, columns - 1]
+    return total / steps
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 7), (7, 1), (9, 5), (5, 9), (12, 12)])
+def test_warping_by_diagonals_equals_warping_cell_by_cell(shape):
+    costs = np.random.default_rng(sum(shape)).random(shape)
+    assert _warped_mean(costs) == pytest.approx(_warped_by_definition(costs))

@@ -1,0 +1,144 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from gsv_core.checkpoints.weights import save_weights
+from gsv_core.synthesis.sampling import Sampling
+from gsv_core.synthesis.synthesiser import PAUSE_S, Prompt, Synthesiser
+from gsv_core.text.front_end import UnspeakableText
+from gsv_core.training.schedules import PhasePlan
+from gsv_core.training.semantic_trainer import SemanticTrainer
+from gsv_core.training.wave_trainer import WaveTrainer
+from tests.gsv_core.made_items import made_wave
+
+SHORT = Sampling(longest_tokens=20)
+PLAN = PhasePlan(steps=1, batch_size=2, learning_rate=1e-3, longest_frames=48)
+
+
+@pytest.fixture(scope="module")
+def prompt(base):
+    return Prompt.of(base, made_wave(0, 1.5).numpy(), "hello there", "en", clip_id="abc")
+
+
+@pytest.fixture(scope="module")
+def trainers(base, items):
+    trained = []
+    for kind in (SemanticTrainer, WaveTrainer):
+        trainer = kind(base, PLAN, voice="anna")
+        trainer.step(trainer.collate(items[:2]))
+        trained.append(trainer)
+    return trained
+
+
+def test_speech_is_finite_bounded_and_as_long_as_its_tokens(base, prompt):
+    speech = Synthesiser(base, sampling=SHORT).speak("Good morning.", "en", prompt)
+    assert speech.rate_hz == 32_000
+    assert speech.wave.dtype == np.float32
+    assert np.isfinite(speech.wave).all()
+    assert 0 < np.abs(speech.wave).max() <= 1
+    assert len(speech.wave) == len(speech.tokens[0]) * 2 * 640
+    assert speech.seconds == len(speech.wave) / 32_000
+
+
+def test_the_same_seed_gives_the_same_wave_whatever_was_drawn_before(base, prompt):
+    synthesiser = Synthesiser(base, sampling=SHORT)
+    first = synthesiser.speak("Good morning.", "en", prompt, seed=4)
+    torch.rand(3)
+    assert np.array_equal(first.wave, synthesiser.speak("Good morning.", "en", prompt, seed=4).wave)
+    assert first.tokens != synthesiser.speak("Good morning.", "en", prompt, seed=5).tokens
+
+
+def test_speed_changes_the_length_and_not_the_tokens(base, prompt):
+    synthesiser = Synthesiser(base, sampling=SHORT)
+    normal, fast = (synthesiser.speak("Good morning.", "en", prompt, speed=speed) for speed in (1.0, 2.0))
+    assert normal.tokens == fast.tokens
+    assert len(fast.wave) == pytest.approx(len(normal.wave) / 2, abs=640)
+    with pytest.raises(ValueError, match="speed must be positive, got 0"):
+        synthesiser.speak("Good morning.", "en", prompt, speed=0)
+
+
+def test_sentences_are_joined_by_a_pause(base, prompt):
+    speech = Synthesiser(base, sampling=SHORT).speak("Good morning. How are you today?", "en", prompt)
+    assert len(speech.tokens) == 2
+    first, second = (len(tokens) * 2 * 640 for tokens in speech.tokens)
+    pause = round(PAUSE_S * 32_000)
+    assert len(speech.wave) == first + pause + second
+    assert not speech.wave[first : first + pause].any()
+
+
+@pytest.mark.parametrize("text", ["", "...", "🙂"])
+def test_text_without_a_word_is_refused(base, prompt, text):
+    with pytest.raises(UnspeakableText):
+        Synthesiser(base).speak(text, "en", prompt)
+
+
+def test_weights_from_files_and_from_memory_speak_alike_and_unlike_the_base(base, prompt, trainers, tmp_path):
+    paths = []
+    for trainer in trainers:
+        paths.append(tmp_path / f"{trainer.phase}-s000001.safetensors")
+        save_weights(paths[-1], trainer.weights(), trainer.metadata())
+    from_files = Synthesiser(base, *paths, sampling=SHORT)
+    from_memory = Synthesiser.from_tensors(base, *(trainer.weights() for trainer in trainers), sampling=SHORT)
+    waves = [
+        synthesiser.speak("Good morning.", "en", prompt).wave
+        for synthesiser in (from_files, from_memory, Synthesiser(base, sampling=SHORT))
+    ]
+    assert np.array_equal(waves[0], waves[1])
+    assert not np.array_equal(waves[0], waves[2])
+    trained = trainers[1].network.state_dict()
+    ours = from_files.semantic_to_wave.state_dict()
+    assert all(torch.equal(ours[name], trained[name]) for name in ours if not name.startswith("enc_q."))
+
+
+def test_weights_of_another_base_or_shape_are_refused(base, trainers, tmp_path):
+    path = tmp_path / "weights.safetensors"
+    save_weights(path, trainers[0].weights(), trainers[0].metadata() | {"base_digest": "0" * 64, "release": "v2"})
+    with pytest.raises(ValueError, match="was trained from base v2 000000000000, not from nano"):
+        Synthesiser(base, path)
+    with pytest.raises(ValueError, match="nonsense is"):
+        Synthesiser.from_tensors(base, {"nonsense": torch.ones(1)}, {})
+    with pytest.raises(ValueError, match=r"dec\.conv_post\.weight is \(3,\), expected \(1, "):
+        Synthesiser.from_tensors(base, {}, {"dec.conv_post.weight": torch.ones(3)})
+
+
+def test_diverged_weights_are_named_and_never_become_a_wave(base, prompt):
+    name = "dec.conv_post.weight"
+    broken = {name: torch.full_like(base.semantic_to_wave.state_dict()[name], torch.nan)}
+    with pytest.raises(ValueError, match="no finite wave"):
+        Synthesiser.from_tensors(base, {}, broken, sampling=SHORT).speak("Good morning.", "en", prompt)
+
+
+def test_the_timbre_follows_the_prompt_and_a_loud_one_is_scaled_down(base, prompt):
+    synthesiser = Synthesiser(base)
+    other = replace(prompt, wave=made_wave(7, 1.5))
+    assert not torch.equal(synthesiser._timbre(prompt), synthesiser._timbre(other))
+    full_scale = replace(prompt, wave=prompt.wave / prompt.wave.abs().max())
+    loud = replace(prompt, wave=full_scale.wave * 1.5)
+    torch.testing.assert_close(synthesiser._timbre(loud), synthesiser._timbre(full_scale))
+
+
+def test_a_prompt_without_transcript_gives_its_timbre_only(base, prompt):
+    synthesiser = Synthesiser(base, sampling=SHORT)
+    silent = replace(prompt, phoneme_ids=prompt.phoneme_ids[:0], text="")
+    others_tokens = replace(silent, tokens=prompt.tokens.flip(0))
+    speech = synthesiser.speak("Good morning.", "en", silent)
+    assert speech.tokens == synthesiser.speak("Good morning.", "en", others_tokens).tokens
+    assert speech.tokens != synthesiser.speak("Good morning.", "en", prompt).tokens
+
+
+def test_a_prompt_is_stored_whole(base, prompt, tmp_path):
+    prompt.save(tmp_path)
+    again = Prompt.load(tmp_path)
+    assert (again.text, again.language, again.clip_id) == ("hello there", "en", "abc")
+    for name in ("phoneme_ids", "tokens", "wave", "speaker_vector"):
+        assert torch.equal(getattr(again, name), getattr(prompt, name))
+    assert again.text_vectors is None
+    synthesiser = Synthesiser(base, sampling=SHORT)
+    assert np.array_equal(
+        synthesiser.speak("Good morning.", "en", prompt).wave, synthesiser.speak("Good morning.", "en", again).wave
+    )
+    (tmp_path / "prompt.json").write_text("{}")
+    with pytest.raises(ValueError, match="no readable Prompt"):
+        Prompt.load(tmp_path)
