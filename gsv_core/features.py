@@ -5,7 +5,9 @@ L content frames (50 per second), C content channels, S semantic tokens (25 per 
 K speaker vector.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,10 +15,29 @@ from torch import Tensor
 
 from gsv_core.audio.resample import resample
 from gsv_core.checkpoints.base import BaseModel
-from gsv_core.text.front_end import PhonemisedText
 
 RATE_HZ = 32_000
 ENCODER_RATE_HZ = 16_000
+
+
+class TextSpan(Protocol):
+    """A stretch of a text in one language, and how many phonemes are its own."""
+
+    @property
+    def language(self) -> str: ...
+    @property
+    def normal_text(self) -> str: ...
+    @property
+    def num_phonemes(self) -> int: ...
+    @property
+    def phonemes_per_character(self) -> tuple[int, ...]: ...
+
+
+class SpannedText(Protocol):
+    """What is read of a text here: a `PhonemisedText` fresh from the front end has it, and so has a stored Utterance."""
+
+    @property
+    def spans(self) -> Sequence[TextSpan]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +55,7 @@ class Features:
 
 
 @torch.no_grad()
-def extract_features(base: BaseModel, wave: np.ndarray, text: PhonemisedText | None) -> Features:
+def extract_features(base: BaseModel, wave: np.ndarray, text: SpannedText | None) -> Features:
     """All arrays of a clip: wave (T,) float32 at 32 kHz and its phonemised text (None: without text vectors).
 
     Raises:
@@ -67,7 +88,7 @@ def speaker_vector_of(base: BaseModel, wave_16k: Tensor) -> np.ndarray | None:
     return vector.to(torch.float16).numpy()
 
 
-def text_vectors_of(base: BaseModel, text: PhonemisedText | None) -> np.ndarray | None:
+def text_vectors_of(base: BaseModel, text: SpannedText | None) -> np.ndarray | None:
     """(P, W) float16: vectors for Mandarin, zeros elsewhere.
 
     None where the text has no Mandarin or the release no text encoder.
@@ -77,7 +98,7 @@ def text_vectors_of(base: BaseModel, text: PhonemisedText | None) -> np.ndarray 
     parts = [
         base.text_encoder.encode(span.normal_text, span.phonemes_per_character)
         if span.language == "zh"
-        else torch.zeros(len(span.phonemes), base.text_encoder.width)
+        else torch.zeros(span.num_phonemes, base.text_encoder.width)
         for span in text.spans
     ]
     return torch.cat(parts).to(torch.float16).numpy()

@@ -29,6 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         level=logging.DEBUG if options.verbose else logging.CRITICAL,
         format="%(levelname)s %(name)s: %(message)s",
     )
+    # onnxruntime reports its use over the network and keeps a database unless told not to.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         return options.run(options)
     except ValueError as error:
@@ -39,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("gsv: interrupted; run the same command again to go on", file=sys.stderr)
         return FAILED
-    except Exception as error:  # noqa: BLE001 - the last line says what went wrong; --verbose shows where
+    except Exception as error:
         if options.verbose:
             raise
         print(f"gsv: {type(error).__name__}: {_one_line(error)} (--verbose shows where)", file=sys.stderr)
@@ -207,12 +209,14 @@ def _models(options: argparse.Namespace) -> int:
         if options.json:
             print(json.dumps(rows, indent=1))
         else:
-            _table(("release", "state", "files"), [[row["release"], row["state"], str(row["files"])] for row in rows])
+            _table(("release", "state", "files"), [[str(cell) for cell in row.values()] for row in rows])
         return DONE
     if options.release is None:
         raise ValueError(f"gsv models {options.action}: name a release, such as v2Pro (`gsv models list` shows all)")
-    act = pull_release if options.action == "pull" else verify_release
-    files = act(options.release, folder, options.source) if act is pull_release else act(options.release, folder)
+    if options.action == "pull":
+        files = pull_release(options.release, folder, options.source)
+    else:
+        files = verify_release(options.release, folder)
     print(json.dumps(files) if options.json else f"{options.release}: {len(files)} files in {folder} are as locked")
     return DONE
 
@@ -293,7 +297,7 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
     def padded(cell: str, index: int) -> str:
         space = " " * (widths[index] - cell_len(cell))
-        is_number = index > 0 and cell.replace(".", "").replace("–", "").isdigit() or cell == "–"
+        is_number = (index > 0 and cell.replace(".", "").replace("–", "").isdigit()) or cell == "–"
         return space + cell if is_number else cell + space
 
     for row in [headings, ["─" * width for width in widths], *rows]:
@@ -357,7 +361,7 @@ def _recordings(options: argparse.Namespace, workspace: Path) -> Path:
 
         return make_demo_voices(workspace / "demo-recordings")
     if options.recordings is None:
-        raise ValueError("give the folder of recordings, with one sub-folder per voice; or --demo for two made-up voices")
+        raise ValueError("give the folder of recordings, with one sub-folder per voice, or --demo")
     return options.recordings
 
 
@@ -387,7 +391,8 @@ def _parser() -> argparse.ArgumentParser:
         one = verbs.add_parser(verb, help=says, description=f"{says}.", epilog=f"example: {example}")
         one.set_defaults(run=run)
         _common(one)
-        _ADD.get(verb, lambda parser: None)(one)
+        if verb in _ADD:
+            _ADD[verb](one)
     return parser
 
 

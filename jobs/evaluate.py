@@ -240,7 +240,7 @@ class _Evaluator:
         started = time.monotonic()
         try:
             utterances = score_pair(task, self._models)
-        except Exception as error:  # noqa: BLE001 - reported for this voice; the others go on
+        except Exception as error:
             logger.exception("evaluating %s failed", task.voice)
             return PairResult(task=task, error=traceback.format_exception_only(error)[-1].strip())
         return PairResult(task=task, utterances=tuple(utterances), seconds=time.monotonic() - started)
@@ -327,9 +327,7 @@ def write_scores(task: VoiceTask, results: Sequence[PairResult], names: dict[str
     cost_path = run_dir / "cost.json"
     cost = json.loads(cost_path.read_text())
     write_json(cost_path, {**cost, "evaluate_seconds": round(sum(result.seconds for result in results), 3)})
-    write_json(
-        run_dir / "done.json", {"run_id": task.run_id, "evaluation_digest": evaluation_digest(task, config)}
-    )
+    write_json(run_dir / "done.json", {"run_id": task.run_id, "evaluation_digest": evaluation_digest(task, config)})
 
 
 def pair_score(numbers: dict[str, Any]) -> float:

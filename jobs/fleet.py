@@ -4,8 +4,8 @@ A Ray Train run costs 20 to 30 s to start; a voice in a warm worker costs only i
 longest first, each worker with the base loaded once. A voice that fails is tried again and then reported; a worker that
 dies makes Ray Train restart the group, and each voice in flight goes on from its last checkpoint.
 
-Checkpoints lie in each voice's own run folder, at its own steps: `ray.train.report` is a barrier of the whole group, and
-workers that train different voices never reach the same step.
+Checkpoints lie in each voice's own run folder, at its own steps: `ray.train.report` is a barrier of the whole group,
+and workers that train different voices never reach the same step.
 """
 
 import logging
@@ -151,7 +151,7 @@ def train_fleet(
         bar.update(state.done, total, f"{len(state.trained)} voices trained")
     if failure is not None and not state.trained:
         raise RuntimeError(f"training ended before any voice was trained: {failure}") from failure
-    left = {voice: f"not trained: {failure}" for voice in [*state.waiting, *state.working.values()]}
+    left = dict.fromkeys([*state.waiting, *state.working.values()], f"not trained: {failure}")
     return {**left, **state.failed}
 
 
@@ -162,7 +162,7 @@ def _fit_and_watch(trainer: TorchTrainer, queue: Any, show: Any) -> BaseExceptio
     def fit() -> None:
         try:
             trainer.fit()
-        except Exception as error:  # noqa: BLE001 - handed to the caller, who reports it with the voices it cost
+        except Exception as error:
             logger.exception("the training group ended early")
             failures.append(error)
 
@@ -189,7 +189,7 @@ def _work(config: dict[str, Any]) -> None:
     while (task := ray.get(queue.take.remote(worker))) is not None:
         try:
             train_voice(task, base, device=device, on_step=lambda step: queue.tell.remote(step))
-        except Exception as error:  # noqa: BLE001 - one voice must not stop the others; the queue reports it
+        except Exception as error:
             logger.exception("voice %s failed", task.voice)
             last = traceback.format_exception_only(error)[-1].strip()
             ray.get(queue.fail.remote(worker, last))
@@ -201,8 +201,7 @@ def _work(config: dict[str, Any]) -> None:
 
 def _note(state: FleetState) -> str:
     running = ", ".join(
-        f"{voice} {state.steps[voice].phase}" if voice in state.steps else voice
-        for voice in state.working.values()
+        f"{voice} {state.steps[voice].phase}" if voice in state.steps else voice for voice in state.working.values()
     )
     if not running and not state.steps:
         return "starting workers"

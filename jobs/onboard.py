@@ -15,7 +15,7 @@ from jobs.evaluate import evaluate_runs, is_evaluated
 from jobs.fleet import FleetSettings, train_fleet
 from jobs.prepare import Prepared, PreparedVoice, open_prepared, prepare, rejection_reasons
 from jobs.progress import Progress
-from jobs.report import report
+from jobs.report import report, report_runs
 from jobs.train import VoiceTask, is_trained, plan_run
 from jobs.workspace import Workspace
 from pipelines.report.numbers import Outcome, record_outcomes
@@ -89,7 +89,7 @@ def onboard(recordings: Path, workspace: Workspace, config: JobConfig, progress:
         did_nothing = not (prepared.units_made or to_train or to_evaluate or new)
         page = workspace.report
         if not did_nothing or not page.exists():
-            record_outcomes(workspace.corpus, {voice.voice: _outcome(voice, tasks, registrar) for voice in voices})
+            record_outcomes(workspace.corpus, {voice.voice: _outcome(voice, tasks) for voice in voices})
             page = report(workspace.corpus)
             registrar.log_report(page)
     return summarise(voices, prepared, registrar, page, config, time.monotonic() - started, did_nothing)
@@ -210,6 +210,7 @@ class Registrar:
         from jobs.register import register_voice
 
         tracker = self._open()
+        report_runs(self._workspace.corpus, {task.voice: Path(task.run_dir) for task in waiting})
         new = set()
         with (
             progress.bar("register") as bar,
@@ -316,9 +317,7 @@ def best_scores(run_dir: Path) -> dict[str, float | None]:
     """The numbers of a run's chosen pair, and how its held-out losses moved."""
     scores = json.loads((run_dir / "scores.json").read_text())
     best = next(
-        pair
-        for pair in scores["pairs"]
-        if all(pair[half] == scores["best"][half] for half in ("semantic", "wave"))
+        pair for pair in scores["pairs"] if all(pair[half] == scores["best"][half] for half in ("semantic", "wave"))
     )
     names = ("character_error_rate", "likeness", "quality", "mel_cepstral_distance")
     return {name: best[name] for name in names}
@@ -374,12 +373,12 @@ def _state(
         return "too_little_data", "no recordings in its folder"
     return (
         "too_little_data",
-        f"kept {len(selection.kept())} of at least {policy.fewest_utterances} Utterances, {selection.seconds():.1f} of at "
-        f"least {policy.least_seconds:g} s",
+        f"kept {len(selection.kept())} of at least {policy.fewest_utterances} Utterances, "
+        f"{selection.seconds():.1f} of at least {policy.least_seconds:g} s",
     )
 
 
-def _outcome(voice: VoiceSummary, tasks: dict[str, VoiceTask], registrar: Registrar) -> Outcome:
+def _outcome(voice: VoiceSummary, tasks: dict[str, VoiceTask]) -> Outcome:
     task = tasks.get(voice.voice)
     return Outcome(
         state=voice.state,

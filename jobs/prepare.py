@@ -134,9 +134,7 @@ def open_prepared(workspace: Workspace, config: JobConfig) -> Prepared:
             continue
         card = VoiceCard(**json.loads(corpus.read(f"voices/{name}/voice.json")))
         marks = [mark.removesuffix(".done") for mark in corpus.names(f"voices/{name}/units")]
-        units = tuple(
-            Unit.from_json(corpus.read(f"plan/{unit_id}.json")) for unit_id in sorted(current & set(marks))
-        )
+        units = tuple(Unit.from_json(corpus.read(f"plan/{unit_id}.json")) for unit_id in sorted(current & set(marks)))
         path = f"voices/{name}/rejected/inventory.parquet"
         unread = pq.read_table(io.BytesIO(corpus.read(path))).to_pylist() if corpus.exists(path) else []
         voices[name] = PreparedVoice(

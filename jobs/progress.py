@@ -6,7 +6,7 @@ A job speaks to the small `Progress` Protocol; only this file knows what a termi
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol, TextIO
 
 from rich.console import Console
@@ -27,14 +27,9 @@ class Progress(Protocol):
         """One line that stays."""
         ...
 
-    def bar(self, what: str) -> "BarContext":
+    def bar(self, what: str) -> AbstractContextManager[Bar]:
         """A bar while the `with` block runs."""
         ...
-
-
-class BarContext(Protocol):
-    def __enter__(self) -> Bar: ...
-    def __exit__(self, *exception: object) -> None: ...
 
 
 class Silent:

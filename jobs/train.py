@@ -80,9 +80,7 @@ def plan_run(
     """
     seconds = selection.seconds("train")
     training = config.training
-    recipe = choose_recipe(
-        seconds, base.release, seed=training.seed, semantic=training.semantic, wave=training.wave
-    )
+    recipe = choose_recipe(seconds, base.release, seed=training.seed, semantic=training.semantic, wave=training.wave)
     record = {
         "schema_version": 1,
         "voice": voice.card.voice,
@@ -130,7 +128,7 @@ def train_voice(
     base: BaseModel,
     *,
     device: str = "cpu",
-    on_step: Callable[[Step], None] = lambda step: None,
+    on_step: Callable[[Step], None] = lambda _: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> bool:
     """Train both phases of one voice, going on from whatever its run folder holds. False: stopped before the end.
@@ -160,9 +158,7 @@ def train_voice(
 
         def note(record: Record, before: int = before) -> None:
             if record.kind == "train":
-                on_step(
-                    Step(voice=task.voice, phase=record.phase, done=before + record.step, total=task.steps)
-                )
+                on_step(Step(voice=task.voice, phase=record.phase, done=before + record.step, total=task.steps))
 
         result = fit(
             trainer,

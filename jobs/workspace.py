@@ -1,4 +1,4 @@
-"""The folder a job works in: where its corpus, its registry and its logs lie, and the lock that keeps a second job out."""
+"""The folder a job works in: where corpus, registry and logs lie, and the lock that keeps a second job out."""
 
 import fcntl
 import os

@@ -8,7 +8,7 @@ from typing import Any
 
 from gsv_core.checkpoints.releases import Release
 from gsv_core.text.front_end import engines as text_engines
-from pipelines.engines.choose import EngineConfig
+from pipelines.engines.choose import EngineConfig, engine_versions
 from pipelines.engines.decoder import DecodeLimits
 from pipelines.stage import Resources, Stage, digest_of
 from pipelines.stages.features import ExtractFeatures
@@ -43,6 +43,7 @@ class Flow:
     stages: tuple[Stage[Any, Any], ...]
     writer: ShardWriter
     derived_from: dict[str, str]
+    engine_versions: dict[str, str]
 
     def fingerprint(self) -> dict[str, Any]:
         """What decides the result of a unit, given its recordings."""
@@ -50,6 +51,7 @@ class Flow:
             "stages": [stage.fingerprint() for stage in self.stages],
             "writer": asdict(self.writer),
             "derived_from": self.derived_from,
+            "engines": self.engine_versions,
             "text": text_engines(),
         }
 
@@ -82,4 +84,5 @@ def build_flow(config: FlowConfig, *, base_digest: str, symbols: str, derived_fr
         ),
         writer=ShardWriter(),
         derived_from=derived_from,
+        engine_versions=engine_versions(config.engines),
     )

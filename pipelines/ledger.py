@@ -39,7 +39,11 @@ class Ledger:
             self._non_speech[uri] = silence + recording.duration_samples - position
 
     def settle(self, examples: Iterable[Example], rejections: Iterable[Rejection]) -> list[Account]:
-        """One Account per Recording, in order of digest. Raises AssertionError where samples are lost or counted twice."""
+        """One Account per Recording, in order of digest.
+
+        Raises:
+            AssertionError: samples are lost or counted twice.
+        """
         kept = dict.fromkeys(self._recordings, 0)
         rejected = dict.fromkeys(self._recordings, 0)
         for example in examples:

@@ -91,6 +91,19 @@ class Word:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TextSpan:
+    """A stretch of an Utterance's text in one language, with its alignment where that language keeps one (zh, yue).
+
+    `num_phonemes` of the Utterance's phonemes are its own: text vectors for another base need no second reading.
+    """
+
+    language: str
+    normal_text: str
+    num_phonemes: int
+    phonemes_per_character: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Utterance:
     """A Clip with one speaker, a transcript and its language; after phonemise also phonemes."""
 
@@ -111,6 +124,7 @@ class Utterance:
     phonemes: tuple[str, ...] = ()
     phoneme_ids: tuple[int, ...] = ()
     phonemes_per_character: tuple[int, ...] = ()
+    spans: tuple[TextSpan, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,6 +265,16 @@ _WORDS = pa.list_(
         [("text", pa.string()), ("start_sample", pa.int64()), ("num_samples", pa.int64()), ("confidence", pa.float64())]
     )
 )
+_SPANS = pa.list_(
+    pa.struct(
+        [
+            ("language", pa.string()),
+            ("normal_text", pa.string()),
+            ("num_phonemes", pa.int32()),
+            ("phonemes_per_character", _INTEGERS),
+        ]
+    )
+)
 
 
 def _schema(*columns: tuple[str, pa.DataType]) -> pa.Schema:
@@ -278,6 +302,7 @@ UTTERANCE_SCHEMA = _schema(
     ("phonemes", _STRINGS),
     ("phoneme_ids", _INTEGERS),
     ("phonemes_per_character", _INTEGERS),
+    ("spans", _SPANS),
 )
 
 MANIFEST_SCHEMA = _schema(
@@ -322,6 +347,10 @@ def utterance_of(record: dict[str, Any]) -> Utterance:
     """The Utterance inside a manifest line or a shard's `.json` member; other keys are left alone."""
     values = {entry.name: record[entry.name] for entry in fields(Utterance) if entry.name in record}
     values["words"] = tuple(Word(**word) for word in values.get("words") or ())
+    values["spans"] = tuple(
+        TextSpan(**{**span, "phonemes_per_character": tuple(span["phonemes_per_character"])})
+        for span in values.get("spans") or ()
+    )
     for name in ("phonemes", "phoneme_ids", "phonemes_per_character"):
         values[name] = tuple(values.get(name) or ())
     return Utterance(**values)

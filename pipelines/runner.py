@@ -131,9 +131,7 @@ class _StageActor:
     def _commit(self, work: _Work) -> None:
         examples = [row for row in work.rows if isinstance(row, Example)]
         unit = work.unit
-        files = self._flow.writer.files(
-            unit.voice, unit.unit_id, examples, work.rejections, self._flow.derived_from
-        )
+        files = self._flow.writer.files(unit.voice, unit.unit_id, examples, work.rejections, self._flow.derived_from)
         committed = Committed(
             unit_id=unit.unit_id,
             voice=unit.voice,
@@ -173,7 +171,8 @@ def run_units(
     context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     board = _Board.remote()  # type: ignore[attr-defined]
-    dataset = ray.data.from_items([{"unit": unit.to_json()} for unit in units], override_num_blocks=min(len(units), 500))
+    items = [{"unit": unit.to_json()} for unit in units]
+    dataset: Any = ray.data.from_items(items, override_num_blocks=min(len(units), 500))
     groups = stage_groups(flow.stages)
     for number, (resources, stages) in enumerate(groups):
         dataset = dataset.map_batches(

@@ -63,9 +63,7 @@ def select(voice: str, units: Sequence[Unit], corpus: Storage, policy: Selection
     """Decide on every Utterance of the given units, and write the decision down."""
     lines = read_manifests(voice, units, corpus)
     cosines = _centroid_cosines(lines)
-    kept = [
-        line for line, cosine in zip(lines, cosines) if cosine is None or cosine >= policy.least_centroid_cosine
-    ]
+    kept = [line for line, cosine in zip(lines, cosines) if cosine is None or cosine >= policy.least_centroid_cosine]
     held_out = _held_out(kept, _held_out_before(voice, corpus), policy.held_out_share)
     keep_ids = {line["clip_id"] for line in kept}
     rows = []

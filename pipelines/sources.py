@@ -1,4 +1,4 @@
-"""What was handed in: a folder with one sub-folder per voice, or a table, becomes Sources and the cards of their voices.
+"""What was handed in, a folder with a sub-folder per voice or a table, becomes Sources and the cards of the voices.
 
 A file is known by the SHA-256 of its bytes. The inventory remembers (place, size, time of change) → digest, so that a
 second look rereads nothing. File names, tables and YAML are hostile until checked: links are not followed out of a
@@ -23,10 +23,13 @@ import yaml
 from pipelines.rows import Rejection, Source, recording_id, voice_name
 from pipelines.storage import Storage
 
-MEDIA_SUFFIXES = frozenset(
-    ".wav .wave .flac .mp3 .ogg .oga .opus .m4a .m4b .aac .wma .webm .mkv .mka .mp4 .mov .avi .aif .aiff .aifc .caf .au"
-    " .amr .3gp .ac3 .w64 .rf64 .wv .ape .tta .mpg .mpeg .ts .flv".split()
-)
+# fmt: off
+MEDIA_SUFFIXES = frozenset((
+    ".wav", ".wave", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".m4b", ".aac", ".wma", ".webm",
+    ".mkv", ".mka", ".mp4", ".mov", ".avi", ".aif", ".aiff", ".aifc", ".caf", ".au", ".amr", ".3gp", ".ac3",
+    ".w64", ".rf64", ".wv", ".ape", ".tta", ".mpg", ".mpeg", ".ts", ".flv",
+))
+# fmt: on
 _SIDECARS = (".srt", ".lab", ".txt")
 _LONGEST_TEXT_BYTES = 4 << 20
 _INVENTORY = "inventory.parquet"
@@ -49,7 +52,8 @@ class VoiceCard:
     def __post_init__(self) -> None:
         if self.pronunciation not in ("keep", "standard", "mixed"):
             raise ValueError(
-                f"voice {self.display_name!r}: pronunciation is {self.pronunciation!r}, expected keep, standard or mixed"
+                f"voice {self.display_name!r}: pronunciation is {self.pronunciation!r}, "
+                "expected keep, standard or mixed"
             )
 
     @property
@@ -103,7 +107,9 @@ def gather(
             "such as RECORDINGS/anna/monday.wav"
         )
     digests, unreadable = _digests([uri for entry in found for uri, _ in entry.files], corpus, on_file)
-    cards, sources, rejections = [], [], []
+    cards: list[VoiceCard] = []
+    sources: list[Source] = []
+    rejections: list[Rejection] = []
     for entry in found:
         card = entry.card if entry.card.language else replace(entry.card, language=language)
         cards.append(card)
@@ -321,7 +327,7 @@ def _load_inventory(corpus: Storage) -> dict[tuple[str, int, int], str]:
 
 def _digest_of(uri: str, known: dict[tuple[str, int, int], str]) -> dict[str, Any] | str:
     try:
-        status = os.stat(uri)
+        status = os.stat(uri)  # noqa: PTH116 - as below
         digest = known.get((uri, status.st_size, status.st_mtime_ns))
         if digest is None:
             with open(uri, "rb") as file:  # noqa: PTH123 - the name may be stranger than Path allows

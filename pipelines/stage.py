@@ -6,6 +6,7 @@ it loads there (a model, an engine) is a separate object, made once per actor by
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Generic, TypeVar
@@ -25,7 +26,7 @@ class Resources:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stage(Generic[Row, Result]):
+class Stage(ABC, Generic[Row, Result]):
     """One step of the flow. `process` yields rows for the next stage, and a Rejection for every row it leaves out."""
 
     name: ClassVar[str]
@@ -38,8 +39,9 @@ class Stage(Generic[Row, Result]):
         """Whatever `process` needs that is costly to make; called once per actor."""
         return None
 
+    @abstractmethod
     def process(self, row: Row, model: Any) -> Iterator[Result | Rejection]:
-        raise TypeError(f"{type(self).__name__} declares no process()")
+        """The results of one row; `model` is what `load` returned."""
 
     def fingerprint(self) -> dict[str, Any]:
         """The part of this stage that decides its result: everything but where it runs."""

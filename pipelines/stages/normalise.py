@@ -40,7 +40,7 @@ class NormaliseRecordings(Stage[Recording, LevelledRecording]):
                 f"normalise: need -40 <= target_lufs < 0 and ceiling_db <= 0, got {self.target_lufs}, {self.ceiling_db}"
             )
 
-    def process(self, row: Recording, model: None) -> Iterator[LevelledRecording | Rejection]:
+    def process(self, row: Recording, model: None) -> Iterator[LevelledRecording | Rejection]:  # noqa: ARG002
         try:
             decoded = decode(row.uri, limits=self.limits)
         except UndecodableError as error:
@@ -69,9 +69,7 @@ class NormaliseRecordings(Stage[Recording, LevelledRecording]):
         notes = [*decoded.warnings, *choice]
         if missing := shortfall_db(loudness, gain_db, target_lufs=self.target_lufs):
             notes.append(f"{missing:.1f} LU below {self.target_lufs:g} LUFS: its peaks leave no more room")
-        yield LevelledRecording(
-            recording=row, wave=apply_gain(wave, gain_db), gain_db=gain_db, warnings=tuple(notes)
-        )
+        yield LevelledRecording(recording=row, wave=apply_gain(wave, gain_db), gain_db=gain_db, warnings=tuple(notes))
 
     def _rejection(self, row: Recording, reason: str, detail: str) -> Rejection:
         return Rejection(

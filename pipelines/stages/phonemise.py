@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from gsv_core.text.front_end import UnspeakableText, phonemise
-from pipelines.rows import Rejection, SpokenClip
+from pipelines.rows import Rejection, SpokenClip, TextSpan
 from pipelines.stage import Stage
 
 
@@ -21,7 +21,7 @@ class PhonemiseUtterances(Stage[SpokenClip, SpokenClip]):
     symbols: str = "v2"
     """Whose inventory the ids belong to: `v1` or `v2` (all later releases)."""
 
-    def process(self, row: SpokenClip, model: None) -> Iterator[SpokenClip | Rejection]:
+    def process(self, row: SpokenClip, model: None) -> Iterator[SpokenClip | Rejection]:  # noqa: ARG002
         utterance = row.utterance
         try:
             spoken = phonemise(utterance.text, utterance.language, self.symbols)
@@ -46,5 +46,14 @@ class PhonemiseUtterances(Stage[SpokenClip, SpokenClip]):
                 phonemes=spoken.phonemes,
                 phoneme_ids=spoken.ids,
                 phonemes_per_character=spoken.phonemes_per_character,
+                spans=tuple(
+                    TextSpan(
+                        language=span.language,
+                        normal_text=span.normal_text,
+                        num_phonemes=len(span.phonemes),
+                        phonemes_per_character=span.phonemes_per_character,
+                    )
+                    for span in spoken.spans
+                ),
             ),
         )

@@ -29,8 +29,8 @@ class Bounds:
     most_phonemes_per_second: float | None = 25.0
     least_confidence: float | None = None
     most_character_error_rate: float | None = 0.85
-    """Of a given text against the recognised one. Pocketsphinx errs on 0.1 to 0.7 of the letters of clear speech, so this
-    finds texts of something else only; with whisperX 0.3 is sensible."""
+    """Of a given text against the recognised one. Pocketsphinx errs on 0.1 to 0.7 of the letters of clear speech, so
+    this finds texts of something else only; with whisperX 0.3 is sensible."""
     least_language_probability: float | None = None
     least_quality: float | None = None
 

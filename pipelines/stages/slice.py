@@ -100,9 +100,7 @@ class SliceRecordings(Stage[LevelledRecording, LevelledRecording]):
         starts = [span.start_sample for span in speech]
         ends = [span.end_sample for span in speech]
         count = len(speech)
-        inside = [
-            any(start < (ends[i] + starts[i + 1]) / 2 < end for start, end in unbroken) for i in range(count - 1)
-        ]
+        inside = [any(start < (ends[i] + starts[i + 1]) / 2 < end for start, end in unbroken) for i in range(count - 1)]
         best = [0.0] + [float("inf")] * count
         came_from = [0] * (count + 1)
         for last in range(1, count + 1):
@@ -153,14 +151,14 @@ def split_at_minima(wave: np.ndarray, span: Span, *, longest: int) -> list[Span]
 
 
 def padded(spans: Sequence[Span], total: int, padding: int, longest: int) -> list[Span]:
-    """Each span with up to `padding` samples of the silence around it, at most half of a pause, never over `longest`."""
+    """Each span with up to `padding` samples of the silence around it, half a pause at most, never over `longest`."""
     grown = []
     for index, span in enumerate(spans):
-        before = spans[index - 1].end_sample if index else 0
-        after = spans[index + 1].start_sample if index + 1 < len(spans) else total
+        # The silence at either end of the Recording belongs to one clip alone, a pause to two.
+        before = span.start_sample if index == 0 else (span.start_sample - spans[index - 1].end_sample) // 2
+        last = index + 1 == len(spans)
+        after = total - span.end_sample if last else (spans[index + 1].start_sample - span.end_sample) // 2
         room = max(0, longest - span.num_samples) // 2
-        left = min(padding, room, span.start_sample - before if not index else (span.start_sample - before) // 2)
-        right = min(padding, room, after - span.end_sample if index + 1 == len(spans) else (after - span.end_sample) // 2)
+        left, right = min(padding, room, before), min(padding, room, after)
         grown.append(Span(start_sample=span.start_sample - left, num_samples=left + span.num_samples + right))
     return grown
-

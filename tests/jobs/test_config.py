@@ -1,3 +1,4 @@
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -43,8 +44,6 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 @given(st.text(max_size=40))
-def test_any_override_is_taken_or_refused_in_one_line(text: str) -> None:
-    try:
-        load_config(None, [text])
-    except ValueError as error:
-        assert str(error)
+def test_any_override_is_taken_or_refused(text: str) -> None:
+    with suppress(ValueError):
+        assert isinstance(load_config(None, [text]), JobConfig)

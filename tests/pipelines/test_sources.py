@@ -87,8 +87,7 @@ def test_strange_files_are_named_or_passed_over(root: Path) -> None:
 def test_a_name_that_is_not_utf8_is_refused_by_name(root: Path) -> None:
     folder = root / "anna"
     folder.mkdir()
-    with open(os.fsencode(folder) + b"/bad\xff.wav", "wb") as file:
-        file.write(b"audio")
+    put(folder / os.fsdecode(b"bad\xff.wav"))
     (rejection,) = look(root).rejections
     assert rejection.reason == "bad_name"
     assert "bad\\xff.wav" in rejection.uri
@@ -119,7 +118,7 @@ def test_nothing_to_do_is_an_error_with_a_remedy(root: Path, what: str) -> None:
         put(root / "anna" / "a.txt")
     elif what == "picture":
         place = put(root / "a.png")
-    with pytest.raises(ValueError, match="sub-folder|expected a folder"):
+    with pytest.raises(ValueError, match=r"sub-folder|expected a folder"):
         look(place)
 
 

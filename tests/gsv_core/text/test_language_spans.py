@@ -51,6 +51,13 @@ def test_an_amount_keeps_its_currency():
     assert spans("买了iPhone，￥8000元", "zh")[-1] == ("zh", "￥8000元")
 
 
+def test_a_unit_is_read_in_the_language_of_its_number():
+    # upstream cuts it out and spells it in English
+    assert spans("走了3km，气温6°C。", "zh") == [("zh", "走了3km，气温6°C。")]
+    assert spans("It is 3km away", "zh") == [("en", "It is 3km away")]
+    assert spans("用3msec", "zh") == [("zh", "用3"), ("en", "msec")]
+
+
 def test_unknown_mode_is_refused():
     with pytest.raises(ValueError, match="klingon"):
         split_languages("text", "klingon")
