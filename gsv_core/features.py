@@ -34,7 +34,7 @@ class TextSpan(Protocol):
 
 
 class SpannedText(Protocol):
-    """What is read of a text here: a `PhonemisedText` fresh from the front end has it, and so has a stored Utterance."""
+    """What is read of a text here: a `PhonemisedText` fresh from the front end has it, so has a stored Utterance."""
 
     @property
     def spans(self) -> Sequence[TextSpan]: ...
