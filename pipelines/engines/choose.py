@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 
+from pipelines.engines.packaged import check_folder
 from pipelines.engines.protocols import QualityModel, Recogniser, SpeakerVerifier, VoiceActivity
 
 RECOGNISERS = ("pocketsphinx", "whisperx")
@@ -52,6 +53,20 @@ def engine_versions(config: EngineConfig) -> dict[str, str]:
     chosen = (config.recogniser, config.speaker_verifier, config.quality)
     packages = {package for engine in chosen for package in _PACKAGES[engine]} | {"faster-whisper"}  # Silero's weights
     return {package: version(package) for package in sorted(packages)}
+
+
+def check_engines(config: EngineConfig) -> None:
+    """See, before any work, that model folders named by the config are there. Names of the hub are not looked up.
+
+    Raises:
+        ValueError: a folder without its model.
+    """
+    if config.recogniser == "whisperx":
+        from pipelines.engines.recogniser import check_models
+
+        check_models(config.recogniser_model, config.align_models)
+    if config.speaker_verifier == "ecapa":
+        check_folder(config.speaker_verifier_model, "the speaker verifier's model", "embedding_model.ckpt")
 
 
 def load_recogniser(config: EngineConfig) -> Recogniser:

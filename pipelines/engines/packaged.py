@@ -1,4 +1,4 @@
-"""A file inside an installed package, found without importing the package.
+"""Where models lie: inside an installed package (found without importing it), or in a folder that was named.
 
 Several libraries carry their trained models with them; importing the library for the sake of one file would cost
 seconds and drag in what is not needed.
@@ -58,3 +58,14 @@ def onnx_session(path: Path):  # type: ignore[no-untyped-def]  # onnxruntime shi
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(str(path), sess_options=options, providers=["CPUExecutionProvider"])
+
+
+def check_folder(model: str, what: str, member: str) -> None:
+    """A path that is meant as a folder is checked at once; any other name is the hub's.
+
+    Raises:
+        ValueError: `member` is not in the folder.
+    """
+    path = Path(model)
+    if (path.is_absolute() or path.is_dir() or model.startswith(".")) and not (path / member).is_file():
+        raise ValueError(f"{what} is not in {model}: expected a folder with {member} in it")

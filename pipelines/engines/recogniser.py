@@ -20,7 +20,7 @@ import numpy as np
 
 from gsv_core.audio.resample import resample
 from gsv_core.metrics.recognition import matching_pairs
-from pipelines.engines.packaged import forget_lazy_modules, package_version
+from pipelines.engines.packaged import check_folder, forget_lazy_modules, package_version
 from pipelines.engines.protocols import AlignmentError, Recognition, Span, VoiceActivity
 from pipelines.engines.voice_activity import SileroVoiceActivity
 from pipelines.rows import Word
@@ -42,6 +42,17 @@ class _Passage:
     tokens: tuple[str, ...]
     start_s: float
     end_s: float
+
+
+def check_models(model: str, align_models: Mapping[str, str]) -> None:
+    """See that folders that are named hold models, without loading any.
+
+    Raises:
+        ValueError: one does not.
+    """
+    for language, folder in align_models.items():
+        check_folder(folder, f"the alignment model for {language}", "preprocessor_config.json")
+    check_folder(model, "the recogniser's model", "model.bin")
 
 
 class WhisperXRecogniser:
@@ -68,9 +79,7 @@ class WhisperXRecogniser:
         self._device = device
         self._batch_size = batch_size
         self._voice_activity = voice_activity or SileroVoiceActivity()
-        for language, folder in self._align_models.items():
-            _check_folder(folder, f"the alignment model for {language}", "preprocessor_config.json")
-        _check_folder(model, "the recogniser's model", "model.bin")
+        check_models(model, self._align_models)
         self._pipeline = _load_pipeline(model, device, compute_type)
         self._multilingual = bool(self._pipeline.model.model.is_multilingual)
 
@@ -249,13 +258,6 @@ def _load_pipeline(model: str, device: str, compute_type: str) -> Any:
             f"whisper model {model!r} could not be loaded ({reason}): "
             "name a folder in CTranslate2's format, or let the hub be reached"
         ) from error
-
-
-def _check_folder(model: str, what: str, member: str) -> None:
-    """A path that is meant as a folder is checked at once; any other name is the hub's."""
-    path = Path(model)
-    if (path.is_absolute() or path.is_dir() or model.startswith(".")) and not (path / member).is_file():
-        raise ValueError(f"{what} is not in {model}: expected a folder with {member} in it")
 
 
 @contextlib.contextmanager

@@ -22,11 +22,15 @@ _END_MARKS = tuple(",.!?;:…，。！？；：、—-")
 
 @dataclass(frozen=True, kw_only=True)
 class Piece:
-    """Some known text and where in the Recording it is spoken: a subtitle, or a single word."""
+    """Some known text and where in the Recording it is spoken: a subtitle, or a single word.
+
+    `passage` numbers the subtitle it belongs to; words of one passage follow each other without a mark between.
+    """
 
     start_sample: int
     end_sample: int
     text: str
+    passage: int = 0
 
     def overlap(self, start: int, end: int) -> int:
         return max(0, min(end, self.end_sample) - max(start, self.start_sample))
@@ -40,11 +44,19 @@ class TranscribeClips(Stage[LevelledRecording, SpokenClip]):
         no_recogniser: no transcript came, and no engine here speaks the language.
         no_words: the recogniser heard nothing, or the transcript says nothing at that place.
         no_aligner, unaligned: a transcript without times came, and it cannot be placed.
+        too_short: shorter than `shortest_s`, with its edges where they finally are.
     """
 
     name = "transcribe"
     engines: EngineConfig = field(default_factory=EngineConfig)
+    shortest_s: float = 2.0
     longest_s: float = 10.0
+
+    def __post_init__(self) -> None:
+        if not 0.1 <= self.shortest_s < self.longest_s:  # no feature can be had of less than 0.1 s
+            raise ValueError(
+                f"transcribe: need 0.1 <= shortest_s < longest_s, got {self.shortest_s} and {self.longest_s}"
+            )
 
     def load(self) -> Recogniser:
         return load_recogniser(self.engines)
@@ -56,8 +68,8 @@ class TranscribeClips(Stage[LevelledRecording, SpokenClip]):
             return
         srt = row.recording.transcript_format == "srt"
         pieces = [
-            Piece(start_sample=cue.start_sample, end_sample=cue.end_sample, text=cue.text)
-            for cue in (read_cues(transcript) if srt else [])
+            Piece(start_sample=cue.start_sample, end_sample=cue.end_sample, text=cue.text, passage=number)
+            for number, cue in enumerate(read_cues(transcript) if srt else [])
         ]
         said = " ".join(piece.text for piece in pieces) if srt else " ".join(transcript.split())
         language = language or dominant_language(said)
@@ -86,7 +98,8 @@ class TranscribeClips(Stage[LevelledRecording, SpokenClip]):
         if not cues and len(spans) == 1:
             return [Piece(start_sample=spans[0].start_sample, end_sample=spans[0].end_sample, text=said)]
         if not cues:
-            return self._words(row, model, said, language, 0, len(row.wave))
+            whole = Piece(start_sample=0, end_sample=len(row.wave), text=said)
+            return self._words(row, model, whole, language)
         placed: list[Piece] = []
         for cue in cues:
             shares = [cue.overlap(span.start_sample, span.end_sample) for span in spans]
@@ -94,25 +107,26 @@ class TranscribeClips(Stage[LevelledRecording, SpokenClip]):
             if sum(share > 0.1 * (cue.end_sample - cue.start_sample) for share in shares) <= 1:
                 placed.append(cue)
             else:
-                end = min(cue.end_sample, len(row.wave))
-                placed += self._words(row, model, cue.text, language, cue.start_sample, end)
+                placed += self._words(row, model, cue, language)
         return placed
 
-    def _words(
-        self, row: LevelledRecording, model: Recogniser, text: str, language: str, start: int, end: int
-    ) -> list[Piece]:
+    def _words(self, row: LevelledRecording, model: Recogniser, passage: Piece, language: str) -> list[Piece]:
+        """Every word of a passage as a piece of its own, by alignment. Raises AlignmentError."""
         if not model.speaks(language):
             raise AlignmentError(
                 f"the text spans several clips and {model.name} cannot align {language}; "
                 "deliver an .srt with times, or one recording per sentence"
             )
+        start = passage.start_sample
+        wave = row.wave[start : min(passage.end_sample, len(row.wave))]
         return [
             Piece(
                 start_sample=start + word.start_sample,
                 end_sample=start + word.start_sample + word.num_samples,
                 text=word.text,
+                passage=passage.passage,
             )
-            for word in model.align(row.wave[start:end], RATE_HZ, text, language)
+            for word in model.align(wave, RATE_HZ, passage.text, language)
         ]
 
     def _given(
@@ -121,6 +135,9 @@ class TranscribeClips(Stage[LevelledRecording, SpokenClip]):
         texts = assigned(pieces, spans)
         for span, mine in zip(spans, texts, strict=True):
             clip = Clip.of(row.recording, start_sample=span.start_sample, num_samples=span.num_samples)
+            if self._too_short(clip):
+                yield self._rejected(row, clip, "too_short", self._how_short(clip))
+                continue
             if not mine:
                 yield self._rejected(row, clip, "no_words", "the transcript says nothing at this place")
                 continue
@@ -140,6 +157,9 @@ class TranscribeClips(Stage[LevelledRecording, SpokenClip]):
         self, row: LevelledRecording, model: Recogniser, language: str | None
     ) -> Iterator[SpokenClip | Rejection]:
         for clip in row.clips:
+            if self._too_short(clip):
+                yield self._rejected(row, clip, "too_short", self._how_short(clip))
+                continue
             if not model.speaks(language):
                 known = f"{model.name} does not speak {language}" if language else "the language is not known"
                 remedy = "" if language else "; say `language:` in voice.yaml, or --language"
@@ -152,6 +172,12 @@ class TranscribeClips(Stage[LevelledRecording, SpokenClip]):
                 yield self._rejected(row, clip, "no_words", f"{model.name} heard no words")
                 continue
             yield self._spoken(row, clip, text, heard.language, heard, words=heard.words, given=False)
+
+    def _too_short(self, clip: Clip) -> bool:
+        return clip.num_samples < self.shortest_s * RATE_HZ
+
+    def _how_short(self, clip: Clip) -> str:
+        return f"{clip.num_samples / RATE_HZ:.2f} s, shorter than {self.shortest_s:g} s"
 
     def _spoken(
         self,
@@ -232,14 +258,12 @@ def assigned(pieces: Sequence[Piece], spans: Sequence[Span]) -> list[list[Piece]
 
 def joined(pieces: Sequence[Piece], language: str) -> str:
     """The pieces as one text. Where one subtitle follows another there was a pause, so a comma is put if no mark is."""
-    words = all(" " not in piece.text for piece in pieces) and language not in ("zh", "ja", "yue")
-    if words or len(pieces) == 1:
-        return " ".join(piece.text for piece in pieces)
     comma, blank = ("，", "") if language in ("zh", "yue") else ("、", "") if language == "ja" else (",", " ")
     text = ""
-    for piece in pieces:
-        if text:
-            text += blank if text.endswith(_END_MARKS) else comma + blank
+    for before, piece in zip([None, *pieces], pieces, strict=False):
+        if before is not None:
+            pause = before.passage != piece.passage and not text.endswith(_END_MARKS)
+            text += comma + blank if pause else blank
         text += piece.text
     return text
 
