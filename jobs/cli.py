@@ -12,11 +12,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jobs.config import JobConfig
     from jobs.onboard import Summary
+    from jobs.workspace import Workspace
 
 DONE, FAILED, WRONG_USE, TROUBLED = 0, 1, 2, 3
 
@@ -34,18 +36,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return options.run(options)
     except ValueError as error:
+        if not _is_ours(error):
+            return _failed(error, options)
         if options.verbose:
             logging.getLogger(__name__).exception("wrong use")
         print(f"gsv: {_one_line(error)}", file=sys.stderr)
         return WRONG_USE
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):
+        # Ray turns SIGTERM into SystemExit.
         print("gsv: interrupted; run the same command again to go on", file=sys.stderr)
         return FAILED
-    except Exception as error:
-        if options.verbose:
-            raise
-        print(f"gsv: {type(error).__name__}: {_one_line(error)} (--verbose shows where)", file=sys.stderr)
-        return FAILED
+    except Exception as error:  # noqa: BLE001 - the last line says what went wrong; --verbose shows where
+        return _failed(error, options)
+
+
+def _is_ours(error: ValueError) -> bool:
+    """Whether it was raised to tell a user something; a library's own kind of ValueError means something is broken."""
+    kind = type(error)
+    return kind is ValueError or kind.__module__.split(".")[0] in ("gsv_core", "pipelines", "jobs")
+
+
+def _failed(error: BaseException, options: argparse.Namespace) -> int:
+    if options.verbose:
+        logging.getLogger(__name__).error("failed", exc_info=error)
+    print(f"gsv: {type(error).__name__}: {_one_line(error)} (--verbose shows where)", file=sys.stderr)
+    return FAILED
 
 
 # --- verbs ------------------------------------------------------------------------------------------------------------
@@ -55,10 +70,9 @@ def _onboard(options: argparse.Namespace) -> int:
     from jobs.onboard import onboard
     from jobs.prepare import forecast
     from jobs.progress import progress_for
-    from jobs.workspace import Workspace
 
     config = _config(options)
-    workspace = Workspace.open(options.workspace)
+    workspace = _open_workspace(options)
     progress = progress_for(json_output=options.json)
     recordings = _recordings(options, workspace.root)
     if options.dry_run:
@@ -76,10 +90,9 @@ def _prepare(options: argparse.Namespace) -> int:
     from jobs.cluster import Cluster
     from jobs.prepare import forecast, prepare
     from jobs.progress import progress_for
-    from jobs.workspace import Workspace
 
     config = _config(options)
-    workspace = Workspace.open(options.workspace)
+    workspace = _open_workspace(options)
     progress = progress_for(json_output=options.json)
     recordings = _recordings(options, workspace.root)
     if options.dry_run:
@@ -107,7 +120,10 @@ def _prepare(options: argparse.Namespace) -> int:
         headings = ("voice", "seconds in", "kept", "rejected", "rows left out")
         _table(headings, [[*map(str, list(line.values())[:5])] for line in lines])
         print(f"corpus   {workspace.corpus}  ({prepared.units_made} units made, {prepared.units_done_before} kept)")
-    return TROUBLED if any(line["failed_units"] for line in lines) else DONE
+    speech = sum(voice.seconds_kept + voice.seconds_rejected for voice in prepared.voices.values())
+    rejected = sum(voice.seconds_rejected for voice in prepared.voices.values())
+    too_many = rejected > config.most_rejected_share * speech
+    return TROUBLED if too_many or any(line["failed_units"] for line in lines) else DONE
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -140,14 +156,13 @@ def _step(options: argparse.Namespace, step: str) -> int:
 
 
 def _synth(options: argparse.Namespace) -> int:
-    from gsv_core.checkpoints.releases import RELEASES
     from gsv_core.checkpoints.weights import write_atomically
     from jobs.synth import speak
     from jobs.workspace import Workspace
 
     config = _config(options)
     uri = config.registry.tracking_uri or Workspace.open(options.workspace).default_tracking_uri
-    data, rate_hz = speak(
+    spoken = speak(
         uri,
         options.voice,
         options.text,
@@ -161,19 +176,20 @@ def _synth(options: argparse.Namespace) -> int:
     )
 
     def put(path: Path) -> None:
-        path.write_bytes(data)
+        path.write_bytes(spoken.wav)
 
     try:
         write_atomically(options.out, put)
     except OSError as error:
         raise ValueError(f"--out {options.out}: {error.strerror}") from error
-    seconds = (len(data) - 44) / 2 / rate_hz
+    seconds = (len(spoken.wav) - 44) / 2 / spoken.rate_hz
     if options.json:
-        print(json.dumps({"out": str(options.out), "seconds": round(seconds, 3), "rate_hz": rate_hz}))
+        facts = {"rate_hz": spoken.rate_hz, "release": spoken.release, "note": spoken.note}
+        print(json.dumps({"out": str(options.out), "seconds": round(seconds, 3), **facts}))
     else:
-        print(f"{options.out}  {seconds:.2f} s at {rate_hz} Hz")
-        if note := RELEASES[config.flow.release].note:
-            print(note)
+        print(f"{options.out}  {seconds:.2f} s at {spoken.rate_hz} Hz")
+        if spoken.note:
+            print(spoken.note)
     return DONE
 
 
@@ -181,7 +197,10 @@ def _report(options: argparse.Namespace) -> int:
     from jobs.report import report
     from jobs.workspace import Workspace
 
-    page = report(Workspace.open(options.workspace).corpus, options.out)
+    try:
+        page = report(Workspace.open(options.workspace).corpus, options.out)
+    except OSError as error:
+        raise ValueError(f"{options.out or options.workspace}: {error.strerror}") from error
     print(json.dumps({"report": str(page)}) if options.json else page)
     return DONE
 
@@ -241,7 +260,7 @@ def _show_summary(summary: "Summary", options: argparse.Namespace) -> None:
         )
     print()
     if summary.did_nothing:
-        print("Nothing new: every recording is prepared, every voice trained, measured and registered.")
+        print("Nothing new: no recording to prepare, no voice to train, measure or register.")
     _table(("voice", "kept s", "rejected s", "CER", "likeness", "quality", "version"), rows)
     for voice in summary.voices:
         if voice.reason:
@@ -263,7 +282,7 @@ def _show_summary(summary: "Summary", options: argparse.Namespace) -> None:
     first = next((voice for voice in summary.voices if voice.model), None)
     if first:
         print(
-            f"speak    gsv synth --workspace {options.workspace} --voice {first.voice} "
+            f"speak    gsv synth --workspace {quote(str(options.workspace))} --voice {quote(first.voice)} "
             f'--text "…" --language {first.language or "en"} --out a.wav'
         )
     print(f"took     {summary.seconds:.0f} s")
@@ -275,7 +294,7 @@ def _mlflow_command(uri: str) -> str:
         return uri
     program = Path(sys.executable).parent / "mlflow"
     name = os.path.relpath(program) if program.exists() else "mlflow"
-    return f"MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false {name} server --workers 1 --backend-store-uri {uri}"
+    return f"MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false {quote(name)} server --workers 1 --backend-store-uri {quote(uri)}"
 
 
 def _show_forecast(forecast: Any, options: argparse.Namespace) -> int:
@@ -341,7 +360,6 @@ def _config(options: argparse.Namespace) -> "JobConfig":
     """The YAML, then `--set`, then the options that have a name of their own."""
     from jobs.config import load_config
 
-    # JSON is YAML, and quotes what needs quoting.
     named = {
         "flow.release": options.base,
         "flow.base_folder": options.models and str(options.models),
@@ -351,8 +369,7 @@ def _config(options: argparse.Namespace) -> "JobConfig":
         "registry.tracking_uri": getattr(options, "tracking_uri", None) or os.environ.get("MLFLOW_TRACKING_URI"),
         "training.seed": getattr(options, "seed", None) if options.verb != "synth" else None,
     }
-    overrides = [f"{name}={json.dumps(value)}" for name, value in named.items() if value is not None]
-    return load_config(options.config, [*options.set, *overrides])
+    return load_config(options.config, options.set, {name: value for name, value in named.items() if value is not None})
 
 
 def _recordings(options: argparse.Namespace, workspace: Path) -> Path:
@@ -363,6 +380,19 @@ def _recordings(options: argparse.Namespace, workspace: Path) -> Path:
     if options.recordings is None:
         raise ValueError("give the folder of recordings, with one sub-folder per voice, or --demo")
     return options.recordings
+
+
+def _open_workspace(options: argparse.Namespace) -> "Workspace":
+    """The workspace of a job that takes recordings. Raises ValueError where it would be among them."""
+    from jobs.workspace import Workspace
+
+    recordings = None if options.demo else options.recordings
+    if recordings and recordings.is_dir() and options.workspace.resolve().is_relative_to(recordings.resolve()):
+        raise ValueError(
+            f"--workspace {options.workspace}: lies inside the recordings {recordings}, where what it holds would be "
+            "taken for a voice; give a folder elsewhere"
+        )
+    return Workspace.open(options.workspace)
 
 
 _VERBS: dict[str, tuple[Callable[[argparse.Namespace], int], str, str]] = {
@@ -420,7 +450,7 @@ def _add_recordings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recordings", type=Path, nargs="?", help="folder with a sub-folder per voice, or a table")
     parser.add_argument("--demo", action="store_true", help="make and use two demonstration voices")
     parser.add_argument("--language", help="language of voices that do not state one (zh, en, ja, ko, yue)")
-    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do none of it")
     _add_cluster(parser)
 
 

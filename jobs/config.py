@@ -6,7 +6,9 @@ secrets come from the environment or the command line, never from a file that is
 
 import dataclasses
 import os
+import re
 import types
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -14,11 +16,21 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
+from gsv_core.text.language_spans import LANGUAGES
 from gsv_core.training.recipes import choose_recipe
 from pipelines.flow import FlowConfig
 from pipelines.selection import SelectionPolicy
 
 T = TypeVar("T")
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader, to which `1e-4` is a number as in YAML 1.2; YAML 1.1 wants `1.0e-4` and reads text."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+e[-+]?[0-9]+\Z", re.I), list("-+0123456789")
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +59,12 @@ class TrainingConfig:
     wave: dict[str, Any] = field(default_factory=dict)
     attempts: int = 2
     """How often a voice that failed is tried in all."""
+
+    def __post_init__(self) -> None:
+        if self.attempts < 1:
+            raise ValueError(f"training.attempts must be at least 1, got {self.attempts}")
+        if self.seed < 0:
+            raise ValueError(f"training.seed must not be negative, got {self.seed}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,12 +108,14 @@ class JobConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.most_rejected_share <= 1:
             raise ValueError(f"most_rejected_share must be between 0 and 1, got {self.most_rejected_share}")
+        if self.language is not None and self.language not in LANGUAGES:
+            raise ValueError(f"language is {self.language!r}, expected one of {', '.join(LANGUAGES)}")
         # A wrong override is found now, not after hours of preparing.
         choose_recipe(60.0, self.flow.release, semantic=self.training.semantic, wave=self.training.wave)
 
 
-def load_config(path: Path | None, overrides: list[str]) -> JobConfig:
-    """The YAML at `path` (if any) under the `overrides`, each `dotted.name=value`.
+def load_config(path: Path | None, overrides: list[str], named: Mapping[str, Any] | None = None) -> JobConfig:
+    """The YAML at `path` (if any) under the `overrides`, each `dotted.name=value`, under the `named` values.
 
     Raises:
         ValueError: unreadable, an unknown field (the known ones are named), or a value of the wrong kind.
@@ -103,7 +123,7 @@ def load_config(path: Path | None, overrides: list[str]) -> JobConfig:
     values: dict[str, Any] = {}
     if path is not None:
         try:
-            loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+            loaded = yaml.load(path.read_text(encoding="utf-8"), _Loader)
         except OSError as error:
             raise ValueError(f"--config {path}: {error.strerror}") from error
         except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -115,21 +135,31 @@ def load_config(path: Path | None, overrides: list[str]) -> JobConfig:
         name, separator, text = override.partition("=")
         if not separator:
             raise ValueError(f"--set {override}: expected NAME=VALUE, such as training.seed=3")
-        place = values
-        *folders, last = name.split(".")
-        for folder in folders:
-            place = place.setdefault(folder, {})
-            if not isinstance(place, dict):
-                raise ValueError(f"--set {override}: {folder} is no group of settings")
-        place[last] = yaml.safe_load(text)
+        try:
+            value = yaml.load(text, _Loader)
+        except yaml.YAMLError as error:
+            raise ValueError(f"--set {override}: the value is not readable as YAML") from error
+        _put(values, name, value, f"--set {override}")
+    for name, value in (named or {}).items():
+        _put(values, name, value, name)
     return build(JobConfig, values, "")
+
+
+def _put(values: dict[str, Any], name: str, value: Any, said: str) -> None:
+    place = values
+    *folders, last = name.split(".")
+    for folder in folders:
+        place = place.setdefault(folder, {})
+        if not isinstance(place, dict):
+            raise ValueError(f"{said}: {folder} is no group of settings")
+    place[last] = value
 
 
 def build(kind: type[T], values: dict[str, Any], path: str) -> T:
     """`values` as a dataclass of `kind`, nested dataclasses too; unknown names and wrong kinds are errors."""
     hints = get_type_hints(kind)
     known = {entry.name for entry in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    if unknown := sorted(set(values) - known):
+    if unknown := sorted(map(str, set(values) - known)):
         raise ValueError(f"config: {path}{unknown[0]} is not known; there are {', '.join(sorted(known))}")
     return kind(**{name: _value(hints[name], value, f"{path}{name}") for name, value in values.items()})
 

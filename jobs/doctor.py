@@ -1,6 +1,6 @@
 """Doctor: what this machine can and cannot do, before a job finds out the hard way."""
 
-import importlib
+import os
 import platform
 import shutil
 import sys
@@ -67,8 +67,7 @@ def _package(name: str, *, label: str = "", needed: bool = True) -> Finding:
 
 
 def _machine() -> Finding:
-    pages = importlib.import_module("psutil").virtual_memory().total
-    gigabytes = pages / 1e9
+    gigabytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     ok = gigabytes >= _LEAST_MEMORY_GB
     return Finding(
         what="machine",

@@ -94,7 +94,7 @@ class PairResult:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Models:
+class Models:
     """What an evaluating worker keeps loaded."""
 
     recogniser: Any
@@ -211,9 +211,10 @@ def fixed_sentences(language: str) -> list[str]:
     return known[language]
 
 
-@ray.remote(num_cpus=1)
+@ray.remote(num_cpus=1, max_restarts=3, max_task_retries=3)
 class _Evaluator:
-    """One worker with its engines; speaks and measures whole pairs."""
+    """One worker with its engines; speaks and measures whole pairs. A pair done twice gives the same, so a worker that
+    is lost is started again."""
 
     def __init__(self, engines: EngineConfig, release: Release, folder: str | None) -> None:
         import torch
@@ -221,7 +222,7 @@ class _Evaluator:
         torch.set_num_threads(1)
         recogniser, verifier = load_recogniser(engines), load_speaker_verifier(engines)
         quality = load_quality(engines)
-        self._models = _Models(
+        self._models = Models(
             recogniser=recogniser,
             verifier=verifier,
             quality=quality,
@@ -246,7 +247,7 @@ class _Evaluator:
         return PairResult(task=task, utterances=tuple(utterances), seconds=time.monotonic() - started)
 
 
-def score_pair(task: PairTask, models: _Models) -> list[dict[str, Any]]:
+def score_pair(task: PairTask, models: Models) -> list[dict[str, Any]]:
     """Let one pair say every sentence, keep the audio, and measure it."""
     rows = [sentence.row for sentence in task.sentences if sentence.row]
     recordings = {
@@ -277,7 +278,7 @@ def measure(
     rate_hz: int,
     sentence: Sentence,
     task: PairTask,
-    models: _Models,
+    models: Models,
     recording: StoredExample | None,
 ) -> dict[str, Any]:
     """The numbers of one spoken sentence; null where no engine here can judge."""

@@ -2,25 +2,30 @@
 
 A Ray Train run costs 20 to 30 s to start; a voice in a warm worker costs only its steps. So all voices share one group:
 longest first, each worker with the base loaded once. A voice that fails is tried again and then reported; a worker that
-dies makes Ray Train restart the group, and each voice in flight goes on from its last checkpoint.
+dies makes Ray Train restart the group, and each voice in flight goes on from its last checkpoint. A worker that is told
+to end (SIGTERM, as before a spot node is taken away) first saves the step it has reached.
 
 Checkpoints lie in each voice's own run folder, at its own steps: `ray.train.report` is a barrier of the whole group,
 and workers that train different voices never reach the same step.
 """
 
 import logging
+import signal
 import threading
 import traceback
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import ray
 import ray.train
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from gsv_core.checkpoints.base import load_base
 from gsv_core.checkpoints.releases import Release
@@ -57,9 +62,8 @@ class FleetState:
         return sum(step.done for step in self.steps.values())
 
 
-@ray.remote(num_cpus=0)
 class VoiceQueue:
-    """The voices still to train, longest first. Lives beside the driver, so that it outlives every worker."""
+    """The voices still to train, longest first. An actor beside the driver, so that it outlives every worker."""
 
     def __init__(self, tasks: Sequence[VoiceTask], attempts: int) -> None:
         self._tasks = {task.voice: task for task in tasks}
@@ -123,7 +127,9 @@ def train_fleet(
     if not tasks:
         return {}
     cluster.start()
-    queue = VoiceQueue.remote(tasks, settings.attempts)  # type: ignore[attr-defined]
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    actor: Any = ray.remote(VoiceQueue)
+    queue = actor.options(num_cpus=0, scheduling_strategy=here).remote(tasks, settings.attempts)
     # A GPU is shared by as many workers as its fraction allows; without one, a worker takes one CPU.
     workers = min(len(tasks), cluster.workers)
     resources: dict[str, float] = {"CPU": 1}
@@ -137,7 +143,7 @@ def train_fleet(
         scaling_config=ScalingConfig(
             num_workers=workers, use_gpu=bool(settings.gpus_per_worker), resources_per_worker=resources
         ),
-        torch_config=TorchConfig(backend="nccl" if settings.gpus_per_worker >= 1 else "gloo"),
+        torch_config=_StoppableTorchConfig(backend="nccl" if settings.gpus_per_worker >= 1 else "gloo"),
         run_config=RunConfig(
             name=_name(tasks),
             storage_path=str(scratch / "ray_train"),
@@ -175,7 +181,7 @@ def _fit_and_watch(trainer: TorchTrainer, queue: Any, show: Any) -> BaseExceptio
 
 
 def _work(config: dict[str, Any]) -> None:
-    """One worker of the group: take voices until none is left."""
+    """One worker of the group: take voices until none is left, or until it is asked to end."""
     import torch
 
     queue, settings = config["queue"], config["settings"]
@@ -186,17 +192,79 @@ def _work(config: dict[str, Any]) -> None:
     base = load_base(settings.release, Path(settings.base_folder) if settings.base_folder else None)
     ray.get(queue.join.remote(worker))
     trained = 0
-    while (task := ray.get(queue.take.remote(worker))) is not None:
-        try:
-            train_voice(task, base, device=device, on_step=lambda step: queue.tell.remote(step))
-        except Exception as error:
-            logger.exception("voice %s failed", task.voice)
-            last = traceback.format_exception_only(error)[-1].strip()
-            ray.get(queue.fail.remote(worker, last))
-        else:
-            ray.get(queue.finish.remote(worker))
-            trained += 1
+    with _sigterm.heeded() as asked_to_end:
+        while not asked_to_end() and (task := ray.get(queue.take.remote(worker))) is not None:
+            try:
+                finished = train_voice(
+                    task,
+                    base,
+                    device=device,
+                    on_step=lambda step: queue.tell.remote(step),
+                    should_stop=asked_to_end,
+                )
+            except Exception as error:
+                logger.exception("voice %s failed", task.voice)
+                last = traceback.format_exception_only(error)[-1].strip()
+                ray.get(queue.fail.remote(worker, last))
+            else:
+                ray.get((queue.finish if finished else queue.release).remote(worker))
+                trained += finished
+        if asked_to_end():
+            # An error, not an end: Ray Train is to start the group again where there is room.
+            raise InterruptedError("the worker was asked to end; its voice is saved")
     ray.train.report({"trained": trained})
+
+
+class _Sigterm:
+    """What SIGTERM means to this process: while a voice is in hand, to save and end; otherwise what it meant before.
+
+    Training runs in a thread, and handlers belong to the main thread: `install` runs there, `heeded` in the other.
+    """
+
+    def __init__(self) -> None:
+        self._asked = threading.Event()
+        self._at_work = threading.Event()
+
+    def install(self) -> None:
+        before = signal.getsignal(signal.SIGTERM)
+
+        def handle(number: int, frame: FrameType | None) -> None:
+            if self._at_work.is_set():
+                self._asked.set()
+            elif callable(before):
+                before(number, frame)
+
+        signal.signal(signal.SIGTERM, handle)
+
+    @contextmanager
+    def heeded(self) -> Iterator[Any]:
+        """Gives the question whether SIGTERM has come."""
+        self._at_work.set()
+        try:
+            yield self._asked.is_set
+        finally:
+            self._at_work.clear()
+
+
+_sigterm = _Sigterm()
+
+
+class _StoppableBackend(TorchConfig().backend_cls):  # type: ignore[misc]
+    """Torch's setting up of the workers, and then our handler in the main thread of each."""
+
+    def on_start(self, worker_group: Any, backend_config: Any) -> None:
+        super().on_start(worker_group, backend_config)
+        worker_group.execute(_heed_sigterm)
+
+
+class _StoppableTorchConfig(TorchConfig):
+    @property
+    def backend_cls(self) -> type:
+        return _StoppableBackend
+
+
+def _heed_sigterm() -> None:
+    _sigterm.install()
 
 
 def _note(state: FleetState) -> str:

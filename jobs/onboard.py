@@ -98,7 +98,7 @@ def onboard(recordings: Path, workspace: Workspace, config: JobConfig, progress:
 def run_step(
     step: str, workspace: Workspace, config: JobConfig, progress: Progress, *, only: list[str] | None = None
 ) -> list[dict[str, Any]]:
-    """One of `train`, `evaluate`, `register` over the corpus that is there; a line per voice that has enough speech.
+    """One of `train`, `evaluate`, `register` over the corpus that is there; a line per voice, in order of name.
 
     Raises:
         ValueError: no corpus, or a voice in `only` that it does not have.
@@ -107,9 +107,11 @@ def run_step(
         prepared = open_prepared(workspace, config)
         if unknown := sorted(set(only or ()) - set(prepared.voices)):
             raise ValueError(f"--voice {unknown[0]}: not in the corpus; there are {', '.join(sorted(prepared.voices))}")
-        _, tasks = choose(prepared, workspace, config)
+        selections, tasks = choose(prepared, workspace, config)
         chosen = [task for name, task in tasks.items() if not only or name in only]
         registrar = Registrar(workspace, config)
+        if step == "register":
+            registrar.check()
         failures: dict[str, str] = {}
         if step == "train":
             waiting = [task for task in chosen if not is_trained(task)]
@@ -124,16 +126,22 @@ def run_step(
             registrar.register(evaluated, prepared, failures, progress)
             done = [task for task in evaluated if registrar.registered(task)]
     finished = {task.voice for task in done}
+    too_little = [
+        {"voice": name, "run_id": "", "outcome": _too_little(selections[name], config), "failed": False}
+        for name in prepared.voices
+        if name not in tasks and (not only or name in only)
+    ]
     before = {"train": "", "evaluate": "not trained yet", "register": "not evaluated yet"}[step]
-    return [
+    lines = [
         {
             "voice": task.voice,
             "run_id": task.run_id,
             "outcome": failures.get(task.voice) or ("done" if task.voice in finished else before),
             "failed": task.voice in failures,
         }
-        for task in sorted(chosen, key=lambda task: task.voice)
+        for task in chosen
     ]
+    return sorted([*lines, *too_little], key=lambda line: str(line["voice"]))
 
 
 def choose(
@@ -196,6 +204,8 @@ class Registrar:
         if not path.is_file():
             return None
         known = json.loads(path.read_text())
+        if self.uri == self._workspace.default_tracking_uri and not (self._workspace.root / "mlflow.db").is_file():
+            return None  # the store was thrown away; what it held is registered again
         return known if known["tracking_uri"] == self.uri else None
 
     def register(
@@ -368,13 +378,16 @@ def _state(
         return "registered", ""
     if voice.failed_units:
         return "failed", voice.failed_units[0]
-    policy = config.selection
     if not voice.units and not voice.unread:
         return "too_little_data", "no recordings in its folder"
+    return "too_little_data", _too_little(selection, config)
+
+
+def _too_little(selection: Selection, config: JobConfig) -> str:
+    policy = config.selection
     return (
-        "too_little_data",
         f"kept {len(selection.kept())} of at least {policy.fewest_utterances} Utterances, "
-        f"{selection.seconds():.1f} of at least {policy.least_seconds:g} s",
+        f"{selection.seconds():.1f} of at least {policy.least_seconds:g} s"
     )
 
 

@@ -129,9 +129,7 @@ def open_prepared(workspace: Workspace, config: JobConfig) -> Prepared:
         )
     current = set(description["units"])
     voices = {}
-    for name in corpus.names("voices"):
-        if not corpus.exists(f"voices/{name}/voice.json"):
-            continue
+    for name in description["voices"]:
         card = VoiceCard(**json.loads(corpus.read(f"voices/{name}/voice.json")))
         marks = [mark.removesuffix(".done") for mark in corpus.names(f"voices/{name}/units")]
         units = tuple(Unit.from_json(corpus.read(f"plan/{unit_id}.json")) for unit_id in sorted(current & set(marks)))
@@ -279,6 +277,7 @@ def _describe(
         "text": flow.fingerprint()["text"],
         "symbols": spec.symbols,
         "tools": {"python": platform.python_version(), **{tool: version(tool) for tool in _TOOLS}},
+        "voices": sorted(voices),
         "units": units,
         "counts": {
             "voices": len(voices),

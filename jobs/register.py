@@ -39,7 +39,8 @@ def register_voice(
         TrackingError: the store failed; call again.
     """
     folder = RunFolder.read(run_dir)
-    if require_consent and not (consent or folder.run.get("consent_id")):
+    # Only the card of today counts: a consent that stood when the run was trained may have been withdrawn since.
+    if require_consent and not consent:
         raise ValueError(
             f"voice {folder.voice!r} has no consent; add `consent:` to its voice.yaml, or do not require it"
         )

@@ -3,7 +3,20 @@
 Reads the version's data alone, with the gsv_core that is installed: no code out of a registry runs here.
 """
 
+from dataclasses import dataclass
+
+from gsv_core.checkpoints.releases import RELEASES, Release
 from jobs.tracking import Registry
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spoken:
+    """What a version said: the bytes of a 16-bit WAV. `note` must be said beside it, where its base cannot speak."""
+
+    wav: bytes
+    rate_hz: int
+    release: str
+    note: str | None
 
 
 def speak(
@@ -18,8 +31,8 @@ def speak(
     speed: float = 1.0,
     models: str | None = None,
     prefix: str = "gsv-",
-) -> tuple[bytes, int]:
-    """`text` spoken by `voice`: the bytes of a 16-bit WAV and their rate in Hz.
+) -> Spoken:
+    """`text` spoken by `voice`.
 
     Takes the given version, the one an alias points to, or the newest. `models` is the folder of the base models.
 
@@ -32,4 +45,7 @@ def speak(
     from jobs.voice_model import load_voice
 
     with registry.files_of(found) as folder:
-        return load_voice(folder, models=models).speak(text, language, speed=speed, seed=seed)
+        loaded = load_voice(folder, models=models)
+        wav, rate_hz = loaded.speak(text, language, speed=speed, seed=seed)
+    release = Release(loaded.description["release"])
+    return Spoken(wav=wav, rate_hz=rate_hz, release=str(release), note=RELEASES[release].note)

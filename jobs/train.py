@@ -173,13 +173,12 @@ def train_voice(
         records += result.records
         _write_curves(run_dir, records)
         if not result.finished:
+            _add_cost(task, time.monotonic() - started, device)
             return False
     chosen = choose_prompt(kept, examples)
     prompt_of(chosen).save(run_dir)
     write_atomically(run_dir / "prompt.flac", lambda path: _write_bytes(path, chosen.flac))
-    seconds = time.monotonic() - started
-    cost = {"train_seconds": round(seconds, 3), "gpu_seconds": round(seconds, 3) if device != "cpu" else 0.0}
-    write_json(run_dir / "cost.json", {**cost, "steps": task.steps})
+    _add_cost(task, time.monotonic() - started, device)
     write_json(run_dir / "trained.json", {"run_id": task.run_id, "weights": saved_weights(run_dir)})
     # Only needed to go on; a finished run is never gone on from.
     shutil.rmtree(run_dir / "checkpoints", ignore_errors=True)
@@ -228,6 +227,19 @@ def prompt_of(example: StoredExample) -> Prompt:
 
 def _save(run_dir: Path, save: Save) -> None:
     save_weights(run_dir / "weights" / f"{save.phase}-s{save.step:06d}.safetensors", save.weights, save.metadata)
+
+
+def _add_cost(task: VoiceTask, seconds: float, device: str) -> None:
+    """Add to what earlier attempts of the run took. One that was killed could not say, and is not in it."""
+    path = Path(task.run_dir) / "cost.json"
+    earlier = json.loads(path.read_text()) if path.is_file() else {"train_seconds": 0.0, "gpu_seconds": 0.0}
+    on_gpu = seconds if device != "cpu" else 0.0
+    cost = {
+        "train_seconds": round(earlier["train_seconds"] + seconds, 3),
+        "gpu_seconds": round(earlier["gpu_seconds"] + on_gpu, 3),
+        "steps": task.steps,
+    }
+    write_json(path, cost)
 
 
 def _write_curves(run_dir: Path, records: list[Record]) -> None:

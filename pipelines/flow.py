@@ -71,7 +71,12 @@ def build_flow(config: FlowConfig, *, base_digest: str, symbols: str, derived_fr
             IngestSources(limits=config.limits),
             NormaliseRecordings(limits=config.limits, target_lufs=config.target_lufs),
             SliceRecordings(shortest_s=config.shortest_s, longest_s=config.longest_s, engines=config.engines),
-            TranscribeClips(engines=config.engines, longest_s=config.longest_s, resources=model_stage),
+            TranscribeClips(
+                shortest_s=config.shortest_s,
+                longest_s=config.longest_s,
+                engines=config.engines,
+                resources=model_stage,
+            ),
             PhonemiseUtterances(symbols=symbols),
             ExtractFeatures(
                 release=config.release,

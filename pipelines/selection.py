@@ -39,6 +39,13 @@ class SelectionPolicy:
     def __post_init__(self) -> None:
         if not 0 < self.held_out_share < 0.5:
             raise ValueError(f"selection: held_out_share must be between 0 and 0.5, got {self.held_out_share}")
+        if self.fewest_utterances < 1:
+            raise ValueError(f"selection: fewest_utterances must be at least 1, got {self.fewest_utterances}")
+        if not 0 < self.shortest_prompt_s < self.longest_prompt_s:
+            raise ValueError(
+                "selection: need 0 < shortest_prompt_s < longest_prompt_s, got "
+                f"{self.shortest_prompt_s} and {self.longest_prompt_s}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -73,6 +73,14 @@ class HandedIn:
     rejections: tuple[Rejection, ...] = ()
 
 
+class _RefusedError(Exception):
+    """A recording that cannot be taken as it lies there: a Rejection's reason and detail."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason, self.detail = reason, detail
+
+
 @dataclass
 class _Found:
     """Files of one voice before their bytes were read."""
@@ -101,6 +109,8 @@ def gather(
             f"{recordings}: no such folder or table. Give a folder with one sub-folder per voice, or a CSV, JSONL, "
             "Parquet or .list file"
         )
+    if recordings.is_file() and not found:
+        raise ValueError(f"{recordings}: no row in it. Expected one row per recording, with `voice` and `uri`")
     if not any(entry.files or entry.rejections for entry in found):
         raise ValueError(
             f"{recordings}: no recordings in it. Expected one sub-folder per voice with audio files inside, "
@@ -149,6 +159,10 @@ def read_card(folder: Path, voice: str) -> VoiceCard:
         return VoiceCard(voice=voice, display_name=folder.name)
     try:
         sheet = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}") from error
+    except RecursionError as error:
+        raise ValueError(f"{path}: nested too deeply") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not readable as YAML ({str(error).splitlines()[0]})") from error
     if not isinstance(sheet, dict):
@@ -156,10 +170,17 @@ def read_card(folder: Path, voice: str) -> VoiceCard:
     consent = sheet.get("consent")
     if consent is not None and not isinstance(consent, dict):
         raise ValueError(f"{path}: consent must be a mapping (by, when, purpose, reference)")
+    # Nested values could be aliases of aliases, which grow without bound when written out.
+    for key in ("language", "pronunciation", "licence", "license"):
+        if not _is_plain(sheet.get(key)):
+            raise ValueError(f"{path}: {key} must be one value")
+    for key, value in (consent or {}).items():
+        if not isinstance(key, str) or not all(map(_is_plain, value if isinstance(value, list) else [value])):
+            raise ValueError(f"{path}: consent.{key} must be one value or a list of values")
     return VoiceCard(
         voice=voice,
         display_name=folder.name,
-        language=_text(sheet.get("language")),
+        language=_lower(_text(sheet.get("language"))),
         pronunciation=_text(sheet.get("pronunciation")) or "keep",
         licence=_text(sheet.get("licence") or sheet.get("license")),
         consent=consent,
@@ -168,6 +189,14 @@ def read_card(folder: Path, voice: str) -> VoiceCard:
 
 def _text(value: Any) -> str | None:
     return None if value is None else str(value)
+
+
+def _is_plain(value: Any) -> bool:
+    return not isinstance(value, dict | list | set | bytes)
+
+
+def _lower(language: str | None) -> str | None:
+    return language and language.strip().lower()
 
 
 def _rejected(voice: str, uri: str, reason: str, detail: str) -> Rejection:
@@ -180,28 +209,58 @@ def _rejected(voice: str, uri: str, reason: str, detail: str) -> Rejection:
 
 
 def _from_folder(root: Path) -> list[_Found]:
-    entries = sorted(root.iterdir(), key=lambda path: os.fsencode(path.name))
+    try:
+        entries = sorted(root.iterdir(), key=lambda path: os.fsencode(path.name))
+    except OSError as error:
+        raise ValueError(f"{root}: {error.strerror}") from error
     folders = [entry for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
-    found = [_voice_folder(folder, recursive=True) for folder in folders]
-    loose = _voice_folder(root, recursive=False)
+    found: dict[str, _Found] = {}
+    for folder in folders:
+        entry = _voice_folder(folder, recursive=True)
+        # Two spellings of one name in Unicode are one voice.
+        _merge(found.setdefault(entry.card.voice, _Found(card=entry.card)), entry)
+    loose = _voice_folder(Path(os.path.abspath(root)), recursive=False)  # noqa: PTH100 - `.` has no name, links keep theirs
     if loose.files or loose.rejections:
-        found.insert(0, loose)
-    return found
+        _merge(found.setdefault(loose.card.voice, _Found(card=loose.card)), loose)
+    return list(found.values())
+
+
+def _merge(into: _Found, more: _Found) -> None:
+    into.files += more.files
+    into.rejections += more.rejections
 
 
 def _voice_folder(folder: Path, *, recursive: bool) -> _Found:
-    found = _Found(card=read_card(folder, voice_name(os.fsdecode(folder.name))))
+    voice = voice_name(os.fsdecode(folder.name))
+    if not os.access(folder, os.R_OK | os.X_OK):
+        card = VoiceCard(voice=voice, display_name=folder.name)
+        return _Found(
+            card=card, rejections=[_rejected(voice, _printable(folder), "unreadable", "the folder is closed")]
+        )
+    found = _Found(card=read_card(folder, voice))
     root = folder.resolve()
-    for path in _walk(folder) if recursive else sorted(folder.iterdir(), key=lambda path: os.fsencode(path.name)):
+
+    def closed(error: OSError) -> None:
+        detail = error.strerror or str(error)
+        found.rejections.append(_rejected(voice, _printable(Path(error.filename)), "unreadable", detail))
+
+    for path in (
+        _walk(folder, closed) if recursive else sorted(folder.iterdir(), key=lambda path: os.fsencode(path.name))
+    ):
+        if path.is_dir() and not path.resolve().is_relative_to(root) and recursive:
+            found.rejections.append(
+                _rejected(
+                    voice, _printable(path), "link_outside", "the link leaves the voice's folder; copy the folder in"
+                )
+            )
         if path.name.startswith(".") or path.suffix.lower() not in MEDIA_SUFFIXES or path.is_dir():
             continue
         uri = str(path.absolute())
         try:
             uri.encode()
         except UnicodeEncodeError:
-            printable = os.fsencode(path).decode("utf-8", "backslashreplace")
             found.rejections.append(
-                _rejected(found.card.voice, printable, "bad_name", "the file name is not UTF-8; rename the file")
+                _rejected(found.card.voice, _printable(path), "bad_name", "the file name is not UTF-8; rename the file")
             )
             continue
         if path.is_symlink() and not path.exists():
@@ -211,23 +270,49 @@ def _voice_folder(folder: Path, *, recursive: bool) -> _Found:
                 _rejected(found.card.voice, uri, "link_outside", "the link leaves the voice's folder; copy the file in")
             )
         elif path.is_file():
-            found.files.append((uri, _sidecar(path)))
+            try:
+                found.files.append((uri, _sidecar(path, root)))
+            except _RefusedError as error:
+                found.rejections.append(_rejected(found.card.voice, uri, error.reason, error.detail))
     return found
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    for place, folders, files in os.walk(folder, followlinks=False):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files, key=os.fsencode):
+def _printable(path: Path) -> str:
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _walk(folder: Path, on_error: Callable[[OSError], None]) -> Iterator[Path]:
+    """Every file below `folder`, and the links to folders in it, which are not followed."""
+    for place, folders, files in os.walk(folder, followlinks=False, onerror=on_error):
+        folders[:] = sorted((name for name in folders if not name.startswith(".")), key=os.fsencode)
+        links = [name for name in folders if (Path(place) / name).is_symlink()]
+        for name in sorted([*files, *links], key=os.fsencode):
             yield Path(place) / name
 
 
-def _sidecar(path: Path) -> dict[str, Any]:
-    """The transcript beside a recording: `a.srt`, `a.lab` or `a.txt`, the most precise first."""
+def _sidecar(path: Path, root: Path | None = None) -> dict[str, Any]:
+    """The transcript beside a recording: `a.srt`, `a.lab` or `a.txt`, the most precise first.
+
+    Raises:
+        _RefusedError: it is a link out of `root`, too long, or cannot be read.
+    """
     for suffix in _SIDECARS:
         beside = path.with_suffix(suffix)
-        if beside.is_file() and beside.stat().st_size <= _LONGEST_TEXT_BYTES:
+        try:
+            if not beside.is_file():
+                continue
+            if root is not None and not beside.resolve().is_relative_to(root):
+                raise _RefusedError(
+                    "link_outside", f"its transcript {beside.name} is a link that leaves the voice's folder"
+                )
+            if beside.stat().st_size > _LONGEST_TEXT_BYTES:
+                raise _RefusedError(
+                    "unreadable", f"its transcript {beside.name} is longer than {_LONGEST_TEXT_BYTES} bytes"
+                )
             text = _decode_text(beside.read_bytes()).strip()
+        except OSError as error:
+            raise _RefusedError("unreadable", f"its transcript {beside.name}: {error.strerror}") from error
+        else:
             if text:
                 return {"transcript": text, "transcript_format": "srt" if suffix == ".srt" else "text"}
     return {}
@@ -251,30 +336,51 @@ def _from_table(path: Path) -> list[_Found]:
     for number, row in enumerate(_table_rows(path), start=1):
         raw, uri = _text(row.get("voice")), _text(row.get("uri"))
         if not raw or not uri:
-            raise ValueError(f"{path}, row {number}: `voice` and `uri` are needed, got {sorted(row)}")
+            raise ValueError(f"{path}, row {number}: `voice` and `uri` are needed, got {sorted(map(str, row))}")
         voice = voice_name(raw)
         entry = found.setdefault(voice, _Found(card=VoiceCard(voice=voice, display_name=raw)))
         place = Path(uri) if Path(uri).is_absolute() else path.parent / uri
+        if "\0" in uri:
+            entry.rejections.append(_rejected(voice, uri, "bad_name", "the file name holds a NUL"))
+            continue
         known = {key: _text(row[key]) for key in ("language", "transcript") if row.get(key)}
-        entry.files.append((str(place.absolute()), known or _sidecar(place)))
+        if "language" in known:
+            known["language"] = _lower(known["language"])
+        try:
+            beside = {} if "transcript" in known else _sidecar(place)
+        except _RefusedError as error:
+            entry.rejections.append(_rejected(voice, str(place.absolute()), error.reason, error.detail))
+            continue
+        entry.files.append((str(place.absolute()), {**beside, **known}))
     return list(found.values())
 
 
 def _table_rows(path: Path) -> Iterator[dict[str, Any]]:
     suffix = path.suffix.lower()
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}") from error
     if suffix == ".parquet":
         try:
-            yield from pq.read_table(path).to_pylist()
+            yield from pq.read_table(io.BytesIO(data)).to_pylist()
         except pa.ArrowInvalid as error:
             raise ValueError(f"{path}: not a Parquet file ({error})") from error
         return
-    text = _decode_text(path.read_bytes())
+    text = _decode_text(data)
     if suffix == ".csv":
-        yield from csv.DictReader(io.StringIO(text))
+        try:
+            yield from csv.DictReader(io.StringIO(text))
+        except csv.Error as error:
+            raise ValueError(f"{path}: not readable as CSV ({error})") from error
     elif suffix == ".jsonl":
-        for number, line in enumerate(filter(str.strip, text.splitlines()), start=1):
+        # Not splitlines(): JSON may hold U+2028 and its like inside a text as they are.
+        for number, line in enumerate(filter(str.strip, text.split("\n")), start=1):
             try:
                 row = json.loads(line)
+                json.dumps(row, ensure_ascii=False).encode()
+            except UnicodeEncodeError as error:
+                raise ValueError(f"{path}, line {number}: half a surrogate pair is no text") from error
             except json.JSONDecodeError as error:
                 raise ValueError(f"{path}, line {number}: not JSON ({error})") from error
             if not isinstance(row, dict):

@@ -39,9 +39,23 @@ def _write_text(path: Path, text: str) -> None:
 
 
 def save_weights(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write `tensors` and `metadata` (strings to strings) to `path`, atomically."""
+    """Write `tensors` and `metadata` (strings to strings) to `path`, atomically; the same ones give the same bytes."""
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomically(path, lambda temporary: safetensors.torch.save_file(contiguous, temporary, metadata=metadata))
+    data = safetensors.torch.save(contiguous, metadata=metadata)
+    write_atomically(path, lambda temporary: _write_sorted(temporary, data))
+
+
+def _write_sorted(path: Path, data: bytes) -> None:
+    """Write a safetensors file with its metadata in order of name: the library's order is another in every call."""
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:start])
+    header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors start at a multiple of eight
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little"))
+        file.write(text)
+        file.write(memoryview(data)[start:])
 
 
 def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

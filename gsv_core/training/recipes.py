@@ -64,6 +64,11 @@ def _overridden(plan: PhasePlan, phase: str, values: dict[str, Any]) -> PhasePla
         raise ValueError(
             f"recipe.{phase} has no field {', '.join(unknown)}; there are {', '.join(sorted(plan.record()))}"
         )
+    for name, value in values.items():
+        expected = type(plan.record()[name])
+        fits = isinstance(value, (int, float) if expected is float else expected) and not isinstance(value, bool)
+        if not fits:
+            raise ValueError(f"recipe.{phase}.{name} is {value!r}, expected {expected.__name__}")
     return replace(plan, **values)
 
 

@@ -515,7 +515,7 @@ def _facts(about: Mapping[str, Any]) -> dict[str, str]:
     """The entries of corpus.json that the page says nowhere else; a group of entries becomes one line."""
     facts = {}
     for key, value in about.items():
-        if key in ("schema_version", "speech", "engines", "counts", "units"):
+        if key in ("schema_version", "speech", "engines", "counts", "voices", "units"):
             continue
         if isinstance(value, dict):
             value = ", ".join(f"{name} {entry}" for name, entry in value.items() if entry is not None)

@@ -13,7 +13,7 @@ class IngestSources(Stage[Source, Recording]):
     """One Source in, its Recording out. Its length is the header's word until normalise has decoded it.
 
     Rejects:
-        empty, unreadable, no_audio, too_long, too_many_channels: as the decoder found.
+        empty, unreadable, no_audio, too_many_channels: as the decoder found. Length is checked where it is certain.
         duplicate: the same bytes stand in the voice under another name already.
     """
 

@@ -23,9 +23,10 @@ _FRAME = RATE_HZ // 50
 class SliceRecordings(Stage[LevelledRecording, LevelledRecording]):
     """One Recording in, the same with its Clips out, in time order. A Clip points into its Recording.
 
+    Speech that stands alone may give a clip shorter than `shortest_s`; transcribe rejects it once edges are final.
+
     Rejects:
         no_speech: nobody speaks in it.
-        too_short: speech that stands alone and is shorter than `shortest_s`.
     """
 
     name = "slice"
@@ -61,22 +62,8 @@ class SliceRecordings(Stage[LevelledRecording, LevelledRecording]):
             )
             return
         groups = self._grouped(speech, self._unbroken(row))
-        clips = []
-        for span in padded(groups, len(row.wave), round(self.padding_s * RATE_HZ), round(self.longest_s * RATE_HZ)):
-            clip = Clip.of(recording, start_sample=span.start_sample, num_samples=span.num_samples)
-            if span.num_samples >= self.shortest_s * RATE_HZ:
-                clips.append(clip)
-            else:
-                yield Rejection(
-                    row_id=clip.clip_id,
-                    voice=recording.voice,
-                    uri=recording.uri,
-                    stage=self.name,
-                    reason="too_short",
-                    detail=f"{span.num_samples / RATE_HZ:.2f} s, shorter than {self.shortest_s:g} s",
-                    start_sample=span.start_sample,
-                    num_samples=span.num_samples,
-                )
+        spans = padded(groups, len(row.wave), round(self.padding_s * RATE_HZ), round(self.longest_s * RATE_HZ))
+        clips = [Clip.of(recording, start_sample=span.start_sample, num_samples=span.num_samples) for span in spans]
         yield replace(row, clips=tuple(clips))
 
     def _splittable(self, wave: np.ndarray, speech: list[Span]) -> list[Span]:

@@ -236,13 +236,11 @@ def recut(spans: Sequence[Span], pieces: Sequence[Piece], longest: int) -> list[
         grown = max(end, piece.end_sample) - min(start, piece.start_sample)
         if len(edges) == 1 or grown > longest:
             continue
-        lower = edges[owner - 1][0] if owner else 0
-        upper = edges[owner + 1][1] if owner + 1 < len(edges) else end
-        edges[owner] = [max(lower, min(start, piece.start_sample)), min(upper, max(end, piece.end_sample))]
-        if owner and edges[owner - 1][1] > edges[owner][0]:
-            edges[owner - 1][1] = edges[owner][0]
-        if owner + 1 < len(edges) and edges[owner + 1][0] < edges[owner][1]:
-            edges[owner + 1][0] = edges[owner][1]
+        start, end = min(start, piece.start_sample), max(end, min(piece.end_sample, edges[-1][1]))
+        # What the piece covers of other clips is taken from them, down to nothing.
+        edges[:owner] = [[min(low, start), min(high, start)] for low, high in edges[:owner]]
+        edges[owner + 1 :] = [[max(low, end), max(high, end)] for low, high in edges[owner + 1 :]]
+        edges[owner] = [start, end]
     return [Span(start_sample=start, num_samples=end - start) for start, end in edges if end > start]
 
 

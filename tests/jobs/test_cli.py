@@ -148,3 +148,55 @@ def test_a_second_job_in_the_same_workspace_is_sent_away(
     with workspace.lease():
         line = refused(capsys, "onboard", recordings, "--workspace", workspace.root)
     assert str(os.getpid()) in line
+
+
+def test_a_workspace_inside_the_recordings_is_refused(
+    capsys: pytest.CaptureFixture[str], recordings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(recordings)
+    assert "inside the recordings" in refused(capsys, "prepare", ".", "--dry-run")
+    assert [path.name for path in recordings.iterdir()] == ["anna"]
+
+
+def test_commands_that_are_shown_can_be_pasted() -> None:
+    import shlex
+
+    from jobs.cli import _mlflow_command
+
+    uri = "sqlite:////tmp/my work/mlflow.db"
+    assert shlex.split(_mlflow_command(uri))[-1] == uri
+
+
+def test_doctor_runs_in_a_process_of_its_own(tmp_path: Path) -> None:
+    # Ray puts packages it carries on the path, so a test process may import what an installation lacks.
+    import subprocess
+    import sys
+
+    command = [sys.executable, "-m", "jobs.cli", "doctor", "--workspace", str(tmp_path), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    assert "machine" in {finding["what"] for finding in json.loads(done.stdout)}
+
+
+@pytest.mark.parametrize("ending", [KeyboardInterrupt(), SystemExit(15)])
+def test_being_stopped_is_one_line_and_exit_code_1(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, ending: BaseException
+) -> None:
+    def stopped(*_: object) -> None:
+        raise ending
+
+    monkeypatch.setattr("jobs.models.list_releases", stopped)
+    assert main(["models", "list"]) == 1
+    assert capsys.readouterr().err == "gsv: interrupted; run the same command again to go on\n"
+
+
+def test_a_report_that_cannot_be_written_is_wrong_use(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def closed(*_: object) -> Path:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("jobs.report.report", closed)
+    out = tmp_path / "page.html"
+    line = refused(capsys, "report", "--workspace", tmp_path / "w", "--out", out)
+    assert f"{out}: Permission denied" in line

@@ -47,3 +47,32 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_any_override_is_taken_or_refused(text: str) -> None:
     with suppress(ValueError):
         assert isinstance(load_config(None, [text]), JobConfig)
+
+
+def test_a_number_with_an_exponent_and_no_dot_is_a_number() -> None:
+    config = load_config(None, ["selection.least_seconds=1e1", "training.semantic={learning_rate: 1e-4}"])
+    assert config.selection.least_seconds == 10.0
+    assert config.training.semantic == {"learning_rate": 1e-4}
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "language=[1",
+        "training.semantic={steps: many}",
+        "training.attempts=0",
+        "training.seed=-1",
+        "language=klingon",
+        "selection.fewest_utterances=0",
+        "selection.shortest_prompt_s=11",
+        "flow={1: 2, x: 3}",
+    ],
+)
+def test_a_wrong_override_is_wrong_use(override: str) -> None:
+    with pytest.raises(ValueError, match=r"\w"):
+        load_config(None, [override])
+
+
+def test_named_values_are_taken_as_they_are() -> None:
+    config = load_config(None, ["flow.base_folder=a"], {"flow.base_folder": "models 😀: no"})
+    assert config.flow.base_folder == "models 😀: no"

@@ -206,6 +206,7 @@ def test_a_server_over_postgresql_takes_and_gives_a_voice(server: str, tmp_path:
     assert registered.run_id == run_id
     assert register_voice(tracker, run_dir) == registered
     assert tracker.registry.voices() == ["alice"]
-    audio, rate_hz = speak(server, "alice", "Good morning.", "en", prefix="team-")
+    spoken = speak(server, "alice", "Good morning.", "en", prefix="team-")
+    audio, rate_hz = spoken.wav, spoken.rate_hz
     assert audio[:4] == b"RIFF"
     assert rate_hz == 32_000

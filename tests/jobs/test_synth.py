@@ -21,14 +21,16 @@ def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_the_newest_version_speaks_unless_another_is_named(uri: str) -> None:
-    newest, rate_hz = speak(uri, "alice", "Good morning.", "en", seed=1)
+    spoken = speak(uri, "alice", "Good morning.", "en", seed=1)
+    newest, rate_hz = spoken.wav, spoken.rate_hz
+    assert (spoken.release, spoken.note is not None) == ("nano", True)
     samples, read_rate_hz = read_wav(newest)
     assert rate_hz == read_rate_hz == 32_000
     assert len(samples) > rate_hz // 5
     assert abs(samples).max() > 0
-    assert speak(uri, "alice", "Good morning.", "en", seed=1, version=2)[0] == newest
-    assert speak(uri, "alice", "Good morning.", "en", seed=1, alias="challenger")[0] == newest
-    assert speak(uri, "alice", "Good morning.", "en", seed=1, version=1)[0] != newest
+    assert speak(uri, "alice", "Good morning.", "en", seed=1, version=2).wav == newest
+    assert speak(uri, "alice", "Good morning.", "en", seed=1, alias="challenger").wav == newest
+    assert speak(uri, "alice", "Good morning.", "en", seed=1, version=1).wav != newest
 
 
 def test_what_is_not_there_is_said_with_what_is(uri: str) -> None:

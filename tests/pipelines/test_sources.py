@@ -182,3 +182,133 @@ def test_any_bytes_in_a_card_or_a_list_are_read_or_refused(
             call()
         except ValueError:
             continue
+
+
+def reasons(found: HandedIn) -> dict[str, str]:
+    return {Path(rejection.uri).name: rejection.reason for rejection in found.rejections}
+
+
+def test_a_transcript_that_is_a_link_out_of_the_folder_is_not_read(root: Path) -> None:
+    secret = put(root.parent / "secret", "not for the corpus")
+    put(root / "anna" / "a.wav")
+    (root / "anna" / "a.txt").symlink_to(secret)
+    found = look(root)
+    assert not found.sources
+    assert reasons(found) == {"a.wav": "link_outside"}
+
+
+def test_a_transcript_too_long_to_be_one_is_a_rejection_and_not_forgotten(root: Path) -> None:
+    put(root / "anna" / "a.wav")
+    put(root / "anna" / "a.txt", b"a" * (4 << 20) + b"a")
+    found = look(root)
+    assert not found.sources
+    assert "longer than" in found.rejections[0].detail
+
+
+def test_a_linked_sub_folder_is_told(root: Path) -> None:
+    put(root.parent / "elsewhere" / "b.wav")
+    put(root / "anna" / "a.wav")
+    (root / "anna" / "more").symlink_to(root.parent / "elsewhere")
+    found = look(root)
+    assert len(found.sources) == 1
+    assert reasons(found) == {"more": "link_outside"}
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read anything")
+def test_closed_folders_and_transcripts_leave_the_other_voices_alone(root: Path) -> None:
+    put(root / "anna" / "a.wav")
+    put(root / "ben" / "inside" / "b.wav").parent.chmod(0)
+    put(root / "cleo" / "c.wav")
+    put(root / "cleo" / "c.txt", "text").chmod(0)
+    put(root / "dan" / "d.wav")
+    (root / "dan").chmod(0)
+    try:
+        found = look(root)
+    finally:
+        (root / "dan").chmod(0o700)
+        (root / "ben" / "inside").chmod(0o700)
+    assert [source.voice for source in found.sources] == ["anna"]
+    assert reasons(found) == {"inside": "unreadable", "c.wav": "unreadable", "dan": "unreadable"}
+
+
+def test_loose_files_of_the_working_folder_are_the_voice_of_its_name(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(root / "a.wav")
+    monkeypatch.chdir(root)
+    (card,) = look(Path(), language="en").cards
+    assert card.voice == "recordings"
+
+
+def test_two_folders_of_one_voice_are_one_voice(root: Path) -> None:
+    put(root / "é" / "a.wav", b"1")
+    put(root / "e\u0301" / "b.wav", b"2")
+    put(root / "recordings" / "c.wav", b"3")
+    put(root / "d.wav", b"4")
+    found = look(root)
+    assert sorted(card.voice for card in found.cards) == ["recordings", "é"]
+    assert len(found.sources) == 4
+
+
+def test_a_language_in_capitals_is_that_language(root: Path) -> None:
+    put(root / "anna" / "a.wav")
+    put(root / "anna" / "voice.yaml", "language: EN\n")
+    assert look(root).sources[0].language == "en"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "consent: {1: a, by: b}",
+        "consent: {by: {deep: er}}",
+        "a: &a [x, x]\nb: &b [*a, *a]\nlanguage: *b",
+        "a: &a [x, x]\nconsent: {by: [*a, *a]}",
+        "[" * 5000,
+    ],
+)
+def test_a_card_with_nested_values_is_named(root: Path, text: str) -> None:
+    put(root / "anna" / "a.wav")
+    put(root / "anna" / "voice.yaml", text)
+    with pytest.raises(ValueError, match=r"voice\.yaml"):
+        look(root)
+
+
+def test_a_line_separator_inside_json_text_ends_no_line(root: Path) -> None:
+    put(root / "a.wav")
+    table = put(root / "t.jsonl", '{"voice": "anna", "uri": "a.wav", "transcript": "one\u2028two"}\n')
+    (source,) = look(table).sources
+    assert source.transcript == "one\u2028two"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("t.csv", "voice\nanna,too,many\n"),
+        ("t.csv", "voice,uri,transcript\nanna,a.wav," + "long " * 40_000 + "\n"),
+        ("t.jsonl", r'{"voice": "anna", "uri": "\ud800.wav"}'),
+    ],
+)
+def test_a_table_that_cannot_be_read_is_named(root: Path, name: str, text: str) -> None:
+    with pytest.raises(ValueError, match=name):
+        look(put(root / name, text))
+
+
+def test_a_nul_in_a_name_of_a_table_is_a_rejection(root: Path) -> None:
+    put(root / "a.wav")
+    table = put(root / "t.jsonl", '{"voice": "anna", "uri": "a.wav"}\n{"voice": "anna", "uri": "b\\u0000.wav"}\n')
+    found = look(table)
+    assert len(found.sources) == 1
+    assert [rejection.reason for rejection in found.rejections] == ["bad_name"]
+
+
+def test_a_table_with_only_a_language_still_finds_the_text_beside(root: Path) -> None:
+    put(root / "a.wav")
+    put(root / "a.txt", "beside")
+    (source,) = look(put(root / "t.csv", "voice,uri,language\nanna,a.wav,EN\n")).sources
+    assert (source.transcript, source.language) == ("beside", "en")
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.jsonl", "t.list"])
+def test_an_empty_table_is_not_taken_for_a_folder(root: Path, name: str) -> None:
+    with pytest.raises(ValueError, match="no row in it"):
+        look(put(root / name, ""))

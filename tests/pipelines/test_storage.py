@@ -106,3 +106,13 @@ def test_the_scheme_chooses_the_kind(tmp_path: Path) -> None:
     assert isinstance(open_storage(tmp_path), LocalStorage)
     assert open_storage(f"file://{tmp_path}").root == str(tmp_path)
     assert isinstance(open_storage("memory://corpus"), ObjectStorage)
+
+
+def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        LocalStorage(tmp_path).write("a/b", b"data")
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]

@@ -16,6 +16,21 @@ def test_tensors_and_metadata_come_back(tmp_path):
     assert [found.name for found in path.parent.iterdir()] == ["weights.safetensors"]
 
 
+def test_the_same_weights_are_the_same_bytes(tmp_path):
+    """The library puts metadata in another order in every call."""
+    tensors = {"a": torch.arange(6.0), "b": torch.tensor([1.5], dtype=torch.float16)}
+    metadata = {name: name.upper() for name in "abcdefghij"}
+    contents = set()
+    for number in range(5):
+        path = tmp_path / f"{number}.safetensors"
+        save_weights(path, tensors, metadata)
+        contents.add(path.read_bytes())
+    assert len(contents) == 1
+    again, read = load_weights(path)
+    assert read == metadata
+    assert all(torch.equal(again[name], tensor) for name, tensor in tensors.items())
+
+
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "file"
     write_json(path, {"old": True})

@@ -1,0 +1,129 @@
+"""One voice, trained in this process: the same weights however it went, and refusals that name their cause."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from gsv_core.synthesis.synthesiser import Prompt
+from jobs.config import TrainingConfig
+from jobs.train import Step, VoiceTask, choose_prompt, is_trained, plan_run, saved_weights, train_voice
+from pipelines.rows import RATE_HZ
+from pipelines.selection import select
+from pipelines.shard_reader import read_examples
+from pipelines.storage import LocalStorage
+from tests.jobs.conftest import CONFIG, MadeCorpus, one_thread
+
+Weights = Callable[[VoiceTask], dict[str, str]]
+
+
+def test_a_run_leaves_candidates_curves_and_prompt(trained: dict[str, VoiceTask]) -> None:
+    task = trained["ada"]
+    folder = Path(task.run_dir)
+    assert is_trained(task)
+    assert saved_weights(folder) == {
+        "semantic": ["semantic-s000006", "semantic-s000012"],
+        "wave": ["wave-s000006"],
+    }
+    run = json.loads((folder / "run.json").read_text())
+    assert (run["run_id"], run["voice"], run["release"]) == (task.run_id, "ada", "nano")
+    assert run["utterances_train"] + run["utterances_held_out"] == len([row for row in task.rows if row.keep])
+    curves = [json.loads(line) for line in (folder / "curves.jsonl").read_text().splitlines()]
+    steps = [(entry["phase"], entry["step"]) for entry in curves if entry["kind"] == "train"]
+    assert steps == [("semantic", step) for step in range(1, 13)] + [("wave", step) for step in range(1, 7)]
+    assert json.loads((folder / "cost.json").read_text())["steps"] == 18
+    prompt = Prompt.load(folder)
+    held_out = {row.clip_id for row in task.rows if row.split == "held_out"}
+    assert held_out
+    assert prompt.clip_id not in held_out
+    assert not (folder / "checkpoints").exists()
+
+
+def test_twice_gives_the_same_bytes(
+    made: MadeCorpus, trained: dict[str, VoiceTask], tmp_path: Path, weights_of: Weights
+) -> None:
+    again = made.task("ada", tmp_path)
+    with one_thread():
+        assert train_voice(again, made.base)
+    assert weights_of(again) == weights_of(trained["ada"])
+
+
+@pytest.mark.parametrize("stop_at", [4, 15])
+def test_stopped_and_gone_on_gives_the_same_bytes(
+    made: MadeCorpus, trained: dict[str, VoiceTask], tmp_path: Path, weights_of: Weights, stop_at: int
+) -> None:
+    """Between two saves of the first phase, and in the second."""
+    task = made.task("linus", tmp_path)
+    steps: list[Step] = []
+    with one_thread():
+        assert not train_voice(
+            task, made.base, on_step=steps.append, should_stop=lambda: bool(steps) and steps[-1].done >= stop_at
+        )
+        assert [step.done for step in steps] == list(range(1, stop_at + 1))
+        assert not is_trained(task)
+        steps.clear()
+        until_stopped = json.loads((tmp_path / "cost.json").read_text())
+        assert train_voice(task, made.base, on_step=steps.append)
+    assert json.loads((tmp_path / "cost.json").read_text())["train_seconds"] > until_stopped["train_seconds"] > 0
+    # Nothing that was done is done again.
+    assert [step.done for step in steps] == list(range(stop_at + 1, task.steps + 1))
+    assert is_trained(task)
+    assert weights_of(task) == weights_of(trained["linus"])
+    for name in ("curves.jsonl", "prompt.json", "prompt.flac"):
+        assert (tmp_path / name).read_bytes() == (Path(trained["linus"].run_dir) / name).read_bytes(), name
+
+
+def test_a_corpus_of_another_base_is_refused(made: MadeCorpus, tmp_path: Path) -> None:
+    task = made.task("ada", tmp_path)
+    other = replace(task, record={**task.record, "token_digest": "0" * 64})
+    with pytest.raises(ValueError, match="another base") as refusal:
+        train_voice(other, made.base)
+    message = str(refusal.value)
+    assert "\n" not in message
+    assert "ada" in message
+    assert "--base nano" in message
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_same_inputs_name_the_same_run_and_others_another(made: MadeCorpus) -> None:
+    voice, corpus = made.prepared.voices["ada"], LocalStorage(made.workspace.corpus)
+    selection = select("ada", voice.units, corpus, CONFIG.selection)
+
+    def run_id(**training: object) -> str:
+        config = replace(CONFIG, training=replace(CONFIG.training, **training))
+        return plan_run(voice, selection, made.base, "any corpus", config, made.workspace).run_id
+
+    assert run_id() == made.tasks["ada"].run_id
+    assert run_id(attempts=5) == run_id()  # how it is tried does not change what comes out
+    assert len({run_id(), run_id(seed=1), run_id(wave={"steps": 3})}) == 3
+    fewer = replace(CONFIG, training=TrainingConfig())
+    assert plan_run(voice, selection, made.base, "", fewer, made.workspace).recipe.semantic.steps == 60
+
+
+def test_a_phase_without_steps_leaves_the_base_as_it_is(made: MadeCorpus, tmp_path: Path) -> None:
+    task = made.task("ada", tmp_path)
+    recipe = replace(task.recipe, semantic=replace(task.recipe.semantic, steps=0))
+    assert train_voice(replace(task, recipe=recipe), made.base)
+    assert saved_weights(tmp_path) == {"semantic": ["semantic-s000000"], "wave": ["wave-s000006"]}
+
+
+def test_the_prompt_is_a_training_clip_of_three_to_ten_seconds(made: MadeCorpus) -> None:
+    for task in made.tasks.values():
+        rows = [row for row in task.rows if row.keep]
+        by_id = {row.clip_id: row for row in rows}
+        examples = {
+            example.utterance.clip_id: example
+            for example in read_examples(task.voice, rows, LocalStorage(made.workspace.corpus))
+        }
+        chosen = by_id[choose_prompt(rows, examples).utterance.clip_id]
+        assert chosen.split == "train"
+        assert 3 <= chosen.num_samples / RATE_HZ <= 10
+        # Without the one that was best, another of them; without any, the longest of what there is to train on.
+        others = [row for row in rows if row != chosen]
+        assert by_id[choose_prompt(others, examples).utterance.clip_id].prompt
+        none = [replace(row, prompt=False) for row in rows]
+        longest = max((row for row in rows if row.split == "train"), key=lambda row: row.num_samples)
+        chosen = by_id[choose_prompt(none, examples).utterance.clip_id]
+        assert chosen.num_samples == longest.num_samples

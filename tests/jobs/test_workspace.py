@@ -1,0 +1,52 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jobs.workspace import Workspace
+
+
+def test_it_is_made_and_knows_its_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    workspace = Workspace.open(Path("a") / "b")
+    assert workspace.root == tmp_path / "a" / "b"
+    assert list(workspace.root.iterdir()) == []
+    assert workspace.run("ada", "123") == workspace.corpus / "voices" / "ada" / "runs" / "123"
+    assert workspace.report == workspace.corpus / "report" / "index.html"
+    assert workspace.default_tracking_uri == f"sqlite:///{tmp_path}/a/b/mlflow.db"
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="cannot write there") as refusal:
+        Workspace.open(tmp_path / "file" / "w")
+    assert "\n" not in str(refusal.value)
+
+
+def test_one_job_at_a_time_and_the_next_when_it_has_ended(tmp_path: Path) -> None:
+    workspace = Workspace.open(tmp_path)
+    with workspace.lease():
+        with pytest.raises(ValueError, match=f"process {os.getpid()}"), Workspace.open(tmp_path).lease():
+            pass
+        assert (tmp_path / ".lock").read_text() == str(os.getpid())
+    with workspace.lease():
+        pass
+
+
+def test_the_lease_of_a_killed_job_is_free(tmp_path: Path) -> None:
+    script = (
+        "import sys, time; from pathlib import Path; from jobs.workspace import Workspace\n"
+        "with Workspace.open(Path(sys.argv[1])).lease():\n"
+        "    sys.stdout.write('held\\n'); sys.stdout.flush(); time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", script, tmp_path], stdout=subprocess.PIPE, text=True) as job:
+        assert job.stdout is not None
+        assert job.stdout.readline() == "held\n"
+        with pytest.raises(ValueError, match=f"process {job.pid}"), Workspace.open(tmp_path).lease():
+            pass
+        job.kill()
+        job.wait()
+    with Workspace.open(tmp_path).lease():
+        assert (tmp_path / ".lock").read_text() == str(os.getpid())

@@ -1,0 +1,67 @@
+from dataclasses import replace
+
+import pytest
+
+from gsv_core.text.symbols import inventory
+from pipelines.rows import Rejection, SpokenClip
+from pipelines.stages.phonemise import PhonemiseUtterances
+from tests.pipelines.stages.conftest import Travelled
+
+
+def phonemised(row: SpokenClip, text: str, language: str, symbols: str = "v2") -> SpokenClip | Rejection:
+    said = replace(row, utterance=replace(row.utterance, text=text, language=language))
+    (result,) = PhonemiseUtterances(symbols=symbols).process(said, None)
+    return result
+
+
+def test_a_good_clip_gets_phonemes_and_nothing_else_changes(travelled: Travelled) -> None:
+    for before, after in zip(travelled.spoken, travelled.phonemised, strict=True):
+        utterance = after.utterance
+        symbols = inventory("v2")
+        assert utterance.phonemes
+        assert tuple(symbols[number] for number in utterance.phoneme_ids) == utterance.phonemes
+        assert sum(span.num_phonemes for span in utterance.spans) == len(utterance.phonemes)
+        assert utterance.normal_text
+        unsaid = {"normal_text": None, "phonemes": (), "phoneme_ids": (), "phonemes_per_character": (), "spans": ()}
+        assert replace(utterance, **unsaid) == before.utterance  # type: ignore[arg-type]
+        assert after.flac == before.flac
+
+
+@pytest.mark.parametrize(
+    ("text", "language"), [("你好，世界。", "zh"), ("はい、そうです。", "ja"), ("안녕하세요.", "ko")]
+)
+def test_other_languages_are_read_by_their_own_front_end(spoken: SpokenClip, text: str, language: str) -> None:
+    row = phonemised(spoken, text, language)
+    assert isinstance(row, SpokenClip)
+    assert {span.language for span in row.utterance.spans} == {language}
+    if language == "zh":
+        assert sum(row.utterance.spans[0].phonemes_per_character) == len(row.utterance.phonemes)
+
+
+def test_the_ids_follow_the_inventory_of_the_base(spoken: SpokenClip) -> None:
+    for symbols in ("v1", "v2"):
+        row = phonemised(spoken, "Good morning.", "en", symbols)
+        assert isinstance(row, SpokenClip)
+        names = inventory(symbols)
+        assert tuple(names[number] for number in row.utterance.phoneme_ids) == row.utterance.phonemes
+
+
+@pytest.mark.parametrize(
+    ("text", "language", "reason"),
+    [("… !? —", "en", "unspeakable"), ("", "en", "unspeakable"), ("Buenos días", "es", "unsupported_language")],
+)
+def test_what_cannot_be_said_is_rejected_with_its_place(
+    spoken: SpokenClip, text: str, language: str, reason: str
+) -> None:
+    row = phonemised(spoken, text, language)
+    assert isinstance(row, Rejection)
+    assert (row.stage, row.reason, row.row_id) == ("phonemise", reason, spoken.utterance.clip_id)
+    assert (row.start_sample, row.num_samples) == (spoken.utterance.start_sample, spoken.utterance.num_samples)
+    assert row.detail
+
+
+def test_twice_the_same_phonemes(travelled: Travelled) -> None:
+    again = [result for row in travelled.spoken for result in PhonemiseUtterances().process(row, None)]
+    assert [row.utterance for row in again if isinstance(row, SpokenClip)] == [
+        row.utterance for row in travelled.phonemised
+    ]

@@ -1,0 +1,72 @@
+import json
+import pickle
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from pipelines.engines.choose import EngineConfig
+from pipelines.flow import Flow, FlowConfig, build_flow
+from pipelines.stages.screen import Bounds
+from pipelines.stages.shard import ShardWriter
+
+
+def flow(config: FlowConfig | None = None, **changes: Any) -> Flow:
+    made_of = {"base_digest": "b", "symbols": "v2", "derived_from": {"content": "c"}, **changes}
+    return build_flow(config or FlowConfig(), **made_of)
+
+
+def test_the_stages_come_in_the_order_of_the_design() -> None:
+    names = [stage.name for stage in flow().stages]
+    assert names == ["ingest", "normalise", "slice", "transcribe", "phonemise", "features", "screen"]
+    assert isinstance(flow().writer, ShardWriter)
+
+
+def test_settings_reach_the_stages_they_are_for() -> None:
+    config = FlowConfig(target_lufs=-20.0, shortest_s=1.5, longest_s=8.0, bounds=Bounds(least_snr_db=9.0))
+    stages = {stage.name: vars(stage) for stage in flow(config, symbols="v1").stages}
+    assert stages["normalise"]["target_lufs"] == -20.0
+    assert (stages["slice"]["shortest_s"], stages["slice"]["longest_s"]) == (1.5, 8.0)
+    assert (stages["transcribe"]["shortest_s"], stages["transcribe"]["longest_s"]) == (1.5, 8.0)
+    assert stages["phonemise"]["symbols"] == "v1"
+    assert stages["features"]["base_digest"] == "b"
+    assert stages["screen"]["bounds"].least_snr_db == 9.0
+
+
+def test_a_gpu_goes_to_the_stages_with_models_and_leaves_the_digest_alone() -> None:
+    with_gpu = flow(FlowConfig(gpus=0.5))
+    assert [stage.name for stage in with_gpu.stages if stage.resources.gpus] == ["transcribe", "features"]
+    assert with_gpu.digest == flow().digest
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        flow(FlowConfig(target_lufs=-18.0)),
+        flow(FlowConfig(bounds=Bounds(least_snr_db=6.0))),
+        flow(FlowConfig(engines=EngineConfig(quality="none"))),
+        flow(base_digest="other"),
+        flow(symbols="v1"),
+        flow(derived_from={"content": "other"}),
+        replace(flow(), writer=ShardWriter(most_examples=10)),
+        replace(flow(), engine_versions={"pocketsphinx": "0"}),
+    ],
+)
+def test_whatever_decides_the_result_changes_the_digest(other: Flow) -> None:
+    assert other.digest != flow().digest
+
+
+def test_where_the_base_lies_does_not_change_the_digest() -> None:
+    assert flow(FlowConfig(base_folder="/models")).digest == flow().digest
+
+
+def test_the_flow_travels_and_its_fingerprint_can_be_stored() -> None:
+    there = pickle.loads(pickle.dumps(flow()))
+    assert there == flow()
+    assert there.digest == flow().digest
+    assert json.loads(json.dumps(flow().fingerprint()))["engines"].keys() >= {"pocketsphinx", "resemblyzer"}
+
+
+def test_lengths_that_fit_no_stage_are_refused_before_any_work() -> None:
+    with pytest.raises(ValueError, match="slice: need"):
+        flow(FlowConfig(shortest_s=9.0, longest_s=8.0))

@@ -1,0 +1,204 @@
+"""Units through the real Ray: results, errors, a killed actor and a killed driver."""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from gsv_core.checkpoints.base import load_base
+from jobs.cluster import Cluster
+from jobs.config import ClusterConfig, JobConfig
+from jobs.prepare import flow_of
+from pipelines.flow import Flow
+from pipelines.runner import UnitResult, run_units, stage_groups
+from pipelines.sources import gather
+from pipelines.stage import Resources
+from pipelines.stages.transcribe import TranscribeClips
+from pipelines.storage import LocalStorage
+from pipelines.units import Unit, done_path, plan, read_committed
+
+
+@dataclass(frozen=True)
+class Made:
+    """The units of two voices, and the files that an undisturbed run with two actors made of them."""
+
+    flow: Flow
+    units: tuple[Unit, ...]
+    results: tuple[UnitResult, ...]
+    progress: tuple[dict[str, int], ...]
+    corpus: Path
+    files: dict[str, str]
+
+
+def digests(corpus: Path) -> dict[str, str]:
+    """Path → SHA-256 of every file under voices/."""
+    return {
+        str(path.relative_to(corpus)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted((corpus / "voices").rglob("*"))
+        if path.is_file()
+    }
+
+
+def small_recordings(demo_voices: Path, folder: Path) -> Path:
+    """Two short recordings of one voice, one of another: enough to see order and voices kept apart."""
+    for voice, name in (("ada", "day_1.wav"), ("ben", "day_2.flac"), ("ben", "day_3.wav")):
+        (folder / voice).mkdir(parents=True, exist_ok=True)
+        for path in (demo_voices / "ada" / name, (demo_voices / "ada" / name).with_suffix(".txt")):
+            (folder / voice / path.name).write_bytes(path.read_bytes())
+        (folder / voice / "voice.yaml").write_text("language: en\n", encoding="utf-8")
+    return folder
+
+
+def real_flow() -> Flow:
+    config = JobConfig()
+    return flow_of(config, load_base(config.flow.release))
+
+
+def planned(recordings: Path, flow: Flow, corpus: Path) -> tuple[Unit, ...]:
+    storage = LocalStorage(corpus)
+    return plan(gather(recordings, storage).sources, flow.digest, storage).to_do
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with Cluster(ClusterConfig(cpus=2), tmp_path_factory.mktemp("ray")) as running:
+        running.start()
+        yield running
+
+
+@pytest.fixture(scope="module")
+def recordings(demo_voices: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_recordings(demo_voices, tmp_path_factory.mktemp("recordings"))
+
+
+@pytest.fixture(scope="module")
+def made(cluster: Cluster, recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    corpus = tmp_path_factory.mktemp("undisturbed")
+    flow = real_flow()
+    units = planned(recordings, flow, corpus)
+    progress: list[dict[str, int]] = []
+    results = tuple(run_units(units, flow, str(corpus), actors=2, on_progress=progress.append))
+    return Made(flow, units, results, tuple(progress), corpus, digests(corpus))
+
+
+def stage_actors() -> set[int]:
+    """Process ids of the actors that run stages, in the Ray that this process started."""
+    parents: dict[int, int] = {}
+    titles: dict[int, str] = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            titles[int(entry.name)] = (entry / "cmdline").read_bytes().decode(errors="replace")
+        except OSError:
+            continue  # it ended while we looked
+    mine = {os.getpid()}
+    while more := {pid for pid, parent in parents.items() if parent in mine} - mine:
+        mine |= more
+    return {pid for pid in mine if titles.get(pid, "").startswith("ray::") and "MapWorker" in titles[pid]}
+
+
+def test_units_of_two_voices_are_committed_and_told_of(made: Made) -> None:
+    assert {result.voice for result in made.results} == {"ada", "ben"}
+    assert {result.unit_id for result in made.results} == {unit.unit_id for unit in made.units}
+    storage = LocalStorage(made.corpus)
+    for unit in made.units:
+        (result,) = (entry for entry in made.results if entry.unit_id == unit.unit_id)
+        committed = read_committed(unit, storage)
+        assert result.error is None, result.trace
+        assert result.kept == committed.kept > 0
+        assert result.rejected == committed.rejected
+        assert result.seconds > 0
+        assert {account.digest for account in committed.accounts} == {source.digest for source in unit.sources}
+        for path, digest in committed.files.items():
+            assert made.files[path] == digest
+    assert made.progress
+    assert made.progress[-1].get("ingest", 0) > 0
+
+
+def test_a_unit_that_fails_is_its_own_error_and_the_others_are_committed(made: Made, tmp_path: Path) -> None:
+    good = next(unit for unit in made.units if unit.voice == "ada")
+    other = next(unit for unit in made.units if unit.voice == "ben")
+    # A place that is no text cannot come from `gather`: whatever raises on it is a bug, not a Rejection.
+    broken = replace(other, sources=tuple(replace(entry, language="en", uri=17) for entry in other.sources))  # type: ignore[arg-type]
+    results = {row.unit_id: row for row in run_units([broken, good], made.flow, str(tmp_path), actors=1)}
+    storage = LocalStorage(tmp_path)
+    assert results[good.unit_id].error is None
+    assert storage.exists(done_path(good))
+    assert results[broken.unit_id].error
+    assert "Traceback" in (results[broken.unit_id].trace or "")
+    assert results[broken.unit_id].kept == 0
+    assert not storage.exists(done_path(broken))
+    assert {path: digest for path, digest in made.files.items() if path.startswith("voices/ada")} == digests(tmp_path)
+
+
+def test_a_killed_actor_costs_nothing_but_time(made: Made, tmp_path: Path) -> None:
+    earlier, storage = stage_actors(), LocalStorage(tmp_path)
+    killed: list[int] = []
+    unfinished: list[Unit] = []
+
+    def kill_one(rows: dict[str, int]) -> None:
+        # Rows are through the first stage, so the one actor is in the middle of a unit.
+        if not killed and rows.get("ingest", 0):
+            killed.extend(stage_actors() - earlier)
+            for pid in killed:
+                os.kill(pid, signal.SIGKILL)
+            unfinished.extend(unit for unit in made.units if not storage.exists(done_path(unit)))
+
+    results = list(run_units(made.units, made.flow, str(tmp_path), actors=1, on_progress=kill_one))
+    assert len(killed) == 1
+    assert unfinished
+    assert [result.error for result in results] == [None] * len(made.units)
+    assert digests(tmp_path) == made.files
+
+
+_DRIVER = """
+import sys
+from pathlib import Path
+from jobs.cluster import Cluster
+from jobs.config import ClusterConfig
+from tests.pipelines.test_runner import planned, real_flow
+from pipelines.runner import run_units
+
+recordings, corpus, scratch = map(Path, sys.argv[1:])
+flow = real_flow()
+with Cluster(ClusterConfig(cpus=2), scratch) as cluster:
+    cluster.start()
+    list(run_units(planned(recordings, flow, corpus), flow, str(corpus), actors=1))
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_driver_loses_no_committed_unit(made: Made, recordings: Path, tmp_path: Path) -> None:
+    corpus, root = tmp_path / "corpus", Path(__file__).resolve().parents[2]
+    command = [sys.executable, "-c", _DRIVER, str(recordings), str(corpus), str(tmp_path / "scratch")]
+    driver = subprocess.Popen(command, cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    give_up = time.monotonic() + 120
+    while not list(corpus.glob("voices/*/units/*.done")):
+        assert driver.poll() is None
+        assert time.monotonic() < give_up
+        time.sleep(0.05)
+    driver.kill()  # one unit is made, the other under way
+    driver.wait()
+    todo = planned(recordings, made.flow, corpus)
+    assert len(todo) == 1
+    assert all(result.error is None for result in run_units(todo, made.flow, str(corpus), actors=2))
+    assert digests(corpus) == made.files
+
+
+def test_no_units_start_nothing(tmp_path: Path, made: Made) -> None:
+    assert list(run_units([], made.flow, str(tmp_path), actors=1)) == []
+
+
+def test_stages_with_equal_resources_share_actors() -> None:
+    stages = real_flow().stages
+    assert [len(group) for _, group in stage_groups(stages)] == [7]
+    gpu = Resources(cpus=1.0, gpus=0.5)
+    mixed = [replace(stage, resources=gpu) if isinstance(stage, TranscribeClips) else stage for stage in stages]
+    assert [(resources.gpus, len(group)) for resources, group in stage_groups(mixed)] == [(0.0, 3), (0.5, 1), (0.0, 3)]
