@@ -261,20 +261,21 @@ def _show_summary(summary: "Summary", options: argparse.Namespace) -> None:
     print()
     if summary.did_nothing:
         print("Nothing new: no recording to prepare, no voice to train, measure or register.")
+    if summary.speech:
+        print(f"Mind: {summary.speech}. The scores show the machinery, not a voice.\n")
     _table(("voice", "kept s", "rejected s", "CER", "likeness", "quality", "version"), rows)
     for voice in summary.voices:
         if voice.reason:
-            print(f"  {voice.voice}: {voice.state}: {voice.reason}")
-        if voice.rejections:
-            reasons = ", ".join(f"{reason} {count}" for reason, count in voice.rejections.items())
-            print(f"  {voice.voice}: left out: {reasons}")
+            print(f"\n{voice.voice}: {voice.state}: {voice.reason}")
+        elif voice.rejections:
+            print(f"\n{voice.voice}:")
+        for reason, count in voice.rejections.items():
+            print(f"  left out {count} for {reason}, such as: {_short(voice.details[reason])}")
     engines = summary.engines
     print(
         f"\nCER by {engines['recogniser']} (lower is better), likeness by {engines['speaker_verifier']}, which also "
         f"screened the data, quality by {engines['quality']} (1 to 5)."
     )
-    if summary.speech:
-        print(f"Mind: {summary.speech}. The scores show the machinery, not a voice.")
     print(f"\nreport   {summary.report}")
     print(f"mlflow   {_mlflow_command(summary.tracking_uri)}")
     if not summary.tracking_uri.startswith("http"):
@@ -321,6 +322,11 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
     for row in [headings, ["─" * width for width in widths], *rows]:
         print("  ".join(padded(str(cell), index) for index, cell in enumerate(row)).rstrip())
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 110 else line[:109] + "…"
 
 
 def _number(value: float | None) -> str:

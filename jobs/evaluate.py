@@ -37,6 +37,7 @@ from jobs.progress import Progress
 from jobs.train import PHASES, VoiceTask, saved_weights
 from pipelines.engines.choose import EngineConfig, load_quality, load_recogniser, load_speaker_verifier
 from pipelines.rows import SelectionRow
+from pipelines.runner import first_cause
 from pipelines.shard_reader import StoredExample, read_examples
 from pipelines.stage import digest_of
 from pipelines.storage import LocalStorage
@@ -112,7 +113,15 @@ def evaluate_runs(
     if not waiting:
         return {}
     cluster.start()
-    pair_tasks = [pair for task in waiting for pair in pair_tasks_of(task, config)]
+    errors: dict[str, str] = {}
+    pair_tasks: list[PairTask] = []
+    for task in waiting:
+        try:
+            pair_tasks += pair_tasks_of(task, config)
+        except ValueError as error:
+            errors[task.voice] = str(error)
+    if not pair_tasks:
+        return errors
     # The longest voices first, so that no worker sits idle at the end.
     pair_tasks.sort(key=lambda pair: -len(pair.sentences))
     engines, release, folder = config.flow.engines, config.flow.release, config.flow.base_folder
@@ -121,7 +130,7 @@ def evaluate_runs(
         for _ in range(min(cluster.workers, len(pair_tasks)))
     ]
     results: list[PairResult] = []
-    with progress.bar("evaluate") as bar:
+    with progress.bar("evaluate") as bar, first_cause():
         bar.update(0, len(pair_tasks), "loading engines")
         for result in ActorPool(workers).map_unordered(lambda worker, pair: worker.score.remote(pair), pair_tasks):
             results.append(result)
@@ -129,8 +138,9 @@ def evaluate_runs(
     names = ray.get(workers[0].names.remote())
     for worker in workers:
         ray.kill(worker)
-    errors = {}
     for task in waiting:
+        if task.voice in errors:
+            continue
         mine = [result for result in results if result.task.voice == task.voice]
         failed = [result.error for result in mine if result.error]
         if failed:
@@ -267,7 +277,7 @@ def score_pair(task: PairTask, models: Models) -> list[dict[str, Any]]:
         else:
             speech = synthesiser.speak(sentence.text, sentence.language, prompt, seed=task.seed)
             wave, rate_hz = speech.wave, speech.rate_hz
-            factor = (time.monotonic() - began) / (len(wave) / rate_hz)
+            factor = (time.monotonic() - began) / max(len(wave) / rate_hz, 1e-3)
         numbers = measure(wave, rate_hz, sentence, task, models, recording)
         scored.append({**numbers, "real_time_factor": factor, "audio": _keep_audio(task, sentence, wave, rate_hz)})
     return scored

@@ -35,6 +35,9 @@ from jobs.train import Step, VoiceTask, train_voice
 
 logger = logging.getLogger(__name__)
 
+_MOST_LOSSES = 5
+"""Every voice in flight is in hand when a worker is lost, so one loss blames nobody."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class FleetSettings:
@@ -68,13 +71,24 @@ class VoiceQueue:
     def __init__(self, tasks: Sequence[VoiceTask], attempts: int) -> None:
         self._tasks = {task.voice: task for task in tasks}
         self._attempts = dict.fromkeys(self._tasks, 0)
+        self._losses = dict.fromkeys(self._tasks, 0)
         self._most = attempts
         ordered = sorted(tasks, key=lambda task: (-task.cost, task.voice))
         self._state = FleetState(waiting=[task.voice for task in ordered])
 
     def join(self, worker: int) -> None:
-        """A worker (re)starts: what it had in hand before goes back to the front."""
-        self._give_back(str(worker))
+        """A worker (re)starts: what it had in hand when it was lost waits again, behind the others.
+
+        A voice that was in hand at `_MOST_LOSSES` losses is given up: it may well be what kills the workers.
+        """
+        voice = self._state.working.pop(str(worker), None)
+        if voice is None:
+            return
+        self._losses[voice] += 1
+        if self._losses[voice] < _MOST_LOSSES:
+            self._state.waiting.append(voice)
+        else:
+            self._state.failed[voice] = f"its worker was lost {_MOST_LOSSES} times while it was trained"
 
     def take(self, worker: int) -> VoiceTask | None:
         """The next voice for `worker`; None when there is none left to begin."""
@@ -100,16 +114,13 @@ class VoiceQueue:
             self._state.failed[voice] = error
 
     def release(self, worker: int) -> None:
-        """The worker was asked to stop; its voice goes on elsewhere or later."""
-        self._give_back(str(worker))
+        """The worker was asked to stop; its voice goes on elsewhere or later, first of all."""
+        voice = self._state.working.pop(str(worker), None)
+        if voice is not None:
+            self._state.waiting.insert(0, voice)
 
     def read(self) -> FleetState:
         return self._state
-
-    def _give_back(self, worker: str) -> None:
-        voice = self._state.working.pop(worker, None)
-        if voice is not None:
-            self._state.waiting.insert(0, voice)
 
 
 def train_fleet(

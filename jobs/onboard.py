@@ -13,7 +13,7 @@ from jobs.cluster import Cluster
 from jobs.config import JobConfig
 from jobs.evaluate import evaluate_runs, is_evaluated
 from jobs.fleet import FleetSettings, train_fleet
-from jobs.prepare import Prepared, PreparedVoice, open_prepared, prepare, rejection_reasons
+from jobs.prepare import Prepared, PreparedVoice, left_out, open_prepared, prepare
 from jobs.progress import Progress
 from jobs.report import report, report_runs
 from jobs.train import VoiceTask, is_trained, plan_run
@@ -38,6 +38,9 @@ class VoiceSummary:
     seconds_rejected: float = 0.0
     utterances: int = 0
     rejections: dict[str, int] = field(default_factory=dict)
+    """Reason → rows left out for it."""
+    details: dict[str, str] = field(default_factory=dict)
+    """Reason → what is said of the first such row."""
     scores: dict[str, float | None] = field(default_factory=dict)
     model: str | None = None
     version: int | None = None
@@ -88,7 +91,7 @@ def onboard(recordings: Path, workspace: Workspace, config: JobConfig, progress:
         voices = summaries(prepared, selections, tasks, registrar, failures, new, config, workspace)
         did_nothing = not (prepared.units_made or to_train or to_evaluate or new)
         page = workspace.report
-        if not did_nothing or not page.exists():
+        if not did_nothing or prepared.changed or not page.exists():
             record_outcomes(workspace.corpus, {voice.voice: _outcome(voice, tasks) for voice in voices})
             page = report(workspace.corpus)
             registrar.log_report(page)
@@ -303,6 +306,7 @@ def summaries(
         voice, selection, task = prepared.voices[name], selections[name], tasks.get(name)
         version = registrar.registered(task) if task and name not in failures else None
         state, reason = _state(voice, selection, failures.get(name), version, config)
+        lost = left_out(voice, corpus)
         lines.append(
             VoiceSummary(
                 voice=name,
@@ -313,7 +317,8 @@ def summaries(
                 seconds_kept=round(voice.seconds_kept, 1),
                 seconds_rejected=round(voice.seconds_rejected, 1),
                 utterances=len(selection.kept()),
-                rejections=dict(rejection_reasons(voice, corpus).most_common()),
+                rejections={entry.reason: entry.count for entry in lost},
+                details={entry.reason: entry.detail for entry in lost},
                 scores=best_scores(Path(task.run_dir)) if task and version else {},
                 model=version["name"] if version else None,
                 version=version["version"] if version else None,

@@ -18,6 +18,7 @@ from jobs.cluster import Cluster
 from jobs.config import JobConfig
 from jobs.progress import Progress
 from jobs.workspace import Workspace
+from pipelines.engines.choose import check_engines
 from pipelines.flow import Flow, build_flow
 from pipelines.rows import RATE_HZ, REJECTION_SCHEMA, Rejection, table_of
 from pipelines.sources import HandedIn, VoiceCard, gather
@@ -71,6 +72,8 @@ class Prepared:
     voices: dict[str, PreparedVoice]
     units_done_before: int
     units_made: int
+    changed: bool = False
+    """Something of the corpus is not as an earlier run left it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +91,7 @@ def prepare(
     recordings: Path, workspace: Workspace, config: JobConfig, cluster: Cluster, progress: Progress
 ) -> Prepared:
     """Bring the workspace's corpus up to what `recordings` holds now. Ray is started only if there is work."""
+    check_engines(config.flow.engines)
     base = load_base(config.flow.release, _folder(config))
     flow = flow_of(config, base)
     corpus = LocalStorage(workspace.corpus)
@@ -96,17 +100,18 @@ def prepare(
     errors: dict[str, str] = {}
     if planned.to_do:
         errors = _run(planned.to_do, flow, workspace, cluster, progress)
-    _write_unread(handed_in.rejections, {card.voice for card in handed_in.cards}, corpus)
+    changed = _write_unread(handed_in.rejections, {card.voice for card in handed_in.cards}, corpus)
     voices = _voices(handed_in, (*planned.done, *planned.to_do), errors, corpus)
     for voice in voices.values():
-        _write_if_new(corpus, f"voices/{voice.card.voice}/voice.json", _card_json(voice.card))
-    corpus_digest = _describe(corpus, config, flow, base, voices)
+        changed |= _write_if_new(corpus, f"voices/{voice.card.voice}/voice.json", _card_json(voice.card))
+    corpus_digest, described = _describe(corpus, config, flow, base, voices)
     return Prepared(
         corpus_digest=corpus_digest,
         base=base,
         voices=voices,
         units_done_before=len(planned.done),
         units_made=len(planned.to_do) - len(errors),
+        changed=changed or described or bool(planned.to_do),
     )
 
 
@@ -114,7 +119,8 @@ def open_prepared(workspace: Workspace, config: JobConfig) -> Prepared:
     """The corpus as an earlier `prepare` left it.
 
     Raises:
-        ValueError: there is none, or it was made for another base or config.
+        ValueError: there is none, or it was made for another base. (Another config of the flow is fine: what was
+            prepared is trained as it is.)
     """
     corpus = LocalStorage(workspace.corpus)
     if not corpus.exists("corpus.json"):
@@ -152,6 +158,7 @@ def open_prepared(workspace: Workspace, config: JobConfig) -> Prepared:
 
 def forecast(recordings: Path, workspace: Workspace, config: JobConfig, progress: Progress) -> Forecast:
     """What `prepare` would find and do. Nothing but the inventory is written."""
+    check_engines(config.flow.engines)
     flow = flow_of(config, load_base(config.flow.release, _folder(config)))
     corpus = LocalStorage(workspace.corpus)
     handed_in = _gather(recordings, corpus, config, progress)
@@ -246,21 +253,27 @@ def _voices(
     return voices
 
 
-def _write_unread(rejections: tuple[Rejection, ...], voices: set[str], corpus: LocalStorage) -> None:
-    """Files that could not even be read belong to no unit; they stand in `rejected/inventory.parquet`."""
+def _write_unread(rejections: tuple[Rejection, ...], voices: set[str], corpus: LocalStorage) -> bool:
+    """Files that could not even be read belong to no unit; they stand in `rejected/inventory.parquet`.
+
+    Says whether they are others than before.
+    """
+    changed = False
     for voice in sorted(voices):
         mine = [rejection for rejection in rejections if rejection.voice == voice]
         path = f"voices/{voice}/rejected/inventory.parquet"
         if mine:
-            corpus.write(path, parquet_bytes(table_of(mine, REJECTION_SCHEMA)))
+            changed |= _write_if_new(corpus, path, parquet_bytes(table_of(mine, REJECTION_SCHEMA)))
         elif corpus.exists(path):
             corpus.delete(path)
+            changed = True
+    return changed
 
 
 def _describe(
     corpus: LocalStorage, config: JobConfig, flow: Flow, base: BaseModel, voices: dict[str, PreparedVoice]
-) -> str:
-    """Write `corpus.json` if it says something new, and return the corpus digest."""
+) -> tuple[str, bool]:
+    """Write `corpus.json` if it says something new; the corpus digest, and whether it did."""
     units = sorted(unit.unit_id for voice in voices.values() for unit in voice.units)
     digest = digest_of(units)
     spec = base.spec
@@ -288,23 +301,37 @@ def _describe(
             "seconds_rejected": round(sum(voice.seconds_rejected for voice in voices.values()), 3),
         },
     }
-    _write_if_new(corpus, "corpus.json", json.dumps(description, indent=1, sort_keys=True).encode())
-    return digest
+    new = _write_if_new(corpus, "corpus.json", json.dumps(description, indent=1, sort_keys=True).encode())
+    return digest, new
 
 
-def _write_if_new(corpus: LocalStorage, path: str, data: bytes) -> None:
-    if not corpus.exists(path) or corpus.read(path) != data:
-        corpus.write(path, data)
+def _write_if_new(corpus: LocalStorage, path: str, data: bytes) -> bool:
+    if corpus.exists(path) and corpus.read(path) == data:
+        return False
+    corpus.write(path, data)
+    return True
 
 
 def _card_json(card: VoiceCard) -> bytes:
     return json.dumps(asdict(card), indent=1, sort_keys=True, default=str).encode()
 
 
-def rejection_reasons(voice: PreparedVoice, corpus: LocalStorage) -> Counter[str]:
-    """How many rows of a voice were left out, by reason."""
-    reasons = Counter(rejection.reason for rejection in voice.unread)
+@dataclass(frozen=True, kw_only=True)
+class LeftOut:
+    """Rows of a voice that were left out for one reason; `detail` is the first one's."""
+
+    reason: str
+    count: int
+    detail: str
+
+
+def left_out(voice: PreparedVoice, corpus: LocalStorage) -> list[LeftOut]:
+    """What was left out of a voice, by reason, the most frequent first."""
+    rows = [(rejection.reason, rejection.detail) for rejection in voice.unread]
     for unit in voice.units:
         data = corpus.read(f"voices/{unit.voice}/rejected/{unit.unit_id}.parquet")
-        reasons.update(pq.read_table(io.BytesIO(data), columns=["reason"])["reason"].to_pylist())
-    return reasons
+        table = pq.read_table(io.BytesIO(data), columns=["reason", "detail"])
+        rows += zip(table["reason"].to_pylist(), table["detail"].to_pylist(), strict=True)
+    details = dict(reversed(rows))
+    counted = Counter(reason for reason, _ in rows).most_common()
+    return [LeftOut(reason=reason, count=count, detail=details[reason]) for reason, count in counted]

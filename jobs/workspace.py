@@ -16,7 +16,15 @@ class Workspace:
 
     @classmethod
     def open(cls, root: Path) -> "Workspace":
-        """Make the folder if need be. Raises ValueError where it cannot be written."""
+        """Make the folder if need be.
+
+        Raises:
+            ValueError: it cannot be written, or has a name that cannot stand in the address of a database.
+        """
+        if set("%?#") & set(str(root.absolute())):
+            raise ValueError(
+                f"--workspace {root}: %, ? and # mean something in the registry's address; choose another name"
+            )
         try:
             root.mkdir(parents=True, exist_ok=True)
             probe = root / f".writable-{os.getpid()}"

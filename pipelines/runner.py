@@ -10,17 +10,19 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
 import numpy as np
 import ray
 import ray.data
+import ray.exceptions
 
 from pipelines.flow import Flow
 from pipelines.ledger import Ledger
-from pipelines.rows import Example, LevelledRecording, Rejection, SpokenClip
+from pipelines.rows import Example, LevelledRecording, Recording, Rejection, Source, SpokenClip
 from pipelines.stage import Resources, Stage
 from pipelines.storage import open_storage
 from pipelines.units import Committed, Unit, commit, file_digests
@@ -50,6 +52,7 @@ class _Work:
     rejections: list[Rejection] = field(default_factory=list)
     ledger: Ledger = field(default_factory=Ledger)
     counts: dict[str, int] = field(default_factory=dict)
+    clips_final: bool = False
     seconds: float = 0.0
     error: str | None = None
     trace: str | None = None
@@ -59,16 +62,19 @@ class _Work:
         rows: list[Any] = []
         for row in self.rows:
             for result in stage.process(row, model):
-                (self.rejections if isinstance(result, Rejection) else rows).append(result)
+                if isinstance(result, Rejection):
+                    self.rejections.append(result)
+                    if isinstance(row, Recording) and result.num_samples is not None:
+                        # Decoded, and then rejected as a whole: its samples are in the books, too.
+                        self.ledger.open(replace(row, duration_samples=result.num_samples))
+                else:
+                    rows.append(result)
+                    if isinstance(result, LevelledRecording):
+                        self.ledger.open(result.recording)
             on_row(stage.name)
-        for row in rows:
-            if isinstance(row, LevelledRecording):
-                self.ledger.open(row.recording)
-        clips_are_final = any(isinstance(row, LevelledRecording) for row in self.rows) and not any(
-            isinstance(row, LevelledRecording) for row in rows
-        )
-        if clips_are_final:
+        if not self.clips_final and not any(isinstance(row, Source | Recording | LevelledRecording) for row in rows):
             self.ledger.note_silence([row for row in rows if isinstance(row, SpokenClip)], self.rejections)
+            self.clips_final = True
         self.counts[stage.name] = len(rows)
         self.rows = rows
 
@@ -164,7 +170,12 @@ def run_units(
     actors: int,
     on_progress: Callable[[dict[str, int]], None] | None = None,
 ) -> Iterator[UnitResult]:
-    """Run `units` and yield what became of each as it is done. Ray must be up."""
+    """Run `units` and yield what became of each as it is done. Ray must be up.
+
+    Raises:
+        ValueError: the flow asks for more of a GPU than there is.
+        RuntimeError: a worker could not be set up; the message is the first cause.
+    """
     if not units:
         return
     context = ray.data.DataContext.get_current()
@@ -174,17 +185,19 @@ def run_units(
     items = [{"unit": unit.to_json()} for unit in units]
     dataset: Any = ray.data.from_items(items, override_num_blocks=min(len(units), 500))
     groups = stage_groups(flow.stages)
+    sizes = pool_sizes([resources for resources, _ in groups], min(actors, len(units)), ray.cluster_resources())
     for number, (resources, stages) in enumerate(groups):
         dataset = dataset.map_batches(
             _StageActor,  # type: ignore[arg-type]
             fn_constructor_args=(flow, stages, corpus, board, number == len(groups) - 1),
             batch_size=1,
             batch_format="numpy",
-            compute=ray.data.ActorPoolStrategy(size=min(actors, len(units))),
-            num_cpus=resources.cpus / max(1, len(groups)) if len(groups) > 1 else resources.cpus,
+            compute=ray.data.ActorPoolStrategy(size=sizes[number]),
+            # All pools are up at once and mostly wait for each other, so together they take what one would.
+            num_cpus=resources.cpus / len(groups),
             num_gpus=resources.gpus or None,
         )
-    with _watching(board, on_progress):
+    with _watching(board, on_progress), first_cause():
         for row in dataset.iter_rows():
             yield UnitResult(
                 unit_id=row["unit_id"],
@@ -200,6 +213,34 @@ def run_units(
 def stage_groups(stages: Sequence[Stage[Any, Any]]) -> list[tuple[Resources, list[Stage[Any, Any]]]]:
     """Neighbouring stages with equal resources, together."""
     return [(resources, list(group)) for resources, group in groupby(stages, key=lambda stage: stage.resources)]
+
+
+def pool_sizes(groups: Sequence[Resources], actors: int, cluster: dict[str, float]) -> list[int]:
+    """Actors per pool: as many as wanted, but no more than the cluster's GPUs hold, since all pools are up at once.
+
+    Raises:
+        ValueError: not even one actor of each pool fits on the GPUs.
+    """
+    wanted = sum(resources.gpus for resources in groups)
+    if not wanted:
+        return [actors] * len(groups)
+    rounds = int(cluster.get("GPU", 0.0) / wanted + 1e-6)
+    if rounds < 1:
+        raise ValueError(
+            f"flow.gpus: the stages together want {wanted:g} GPUs, the cluster has {cluster.get('GPU', 0.0):g}; lower "
+            "flow.gpus, or leave it at 0"
+        )
+    return [min(actors, rounds) if resources.gpus else actors for resources in groups]
+
+
+@contextmanager
+def first_cause() -> Iterator[None]:
+    """Ray wraps an error of a worker in pages of its own frames; what a reader needs is the last line."""
+    try:
+        yield
+    except ray.exceptions.RayError as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise RuntimeError(lines[-1] if lines else type(error).__name__) from error
 
 
 class _watching:  # noqa: N801 - reads as a statement

@@ -197,7 +197,7 @@ def collect(corpus: Path | str, outcomes: Mapping[str, Outcome] | None = None) -
         ValueError: there is no corpus in this place.
     """
     storage = open_storage(corpus)
-    known = {**_read_outcomes(storage), **(outcomes or {})}
+    known = {**read_outcomes(storage), **(outcomes or {})}
     about = _read_json(storage, "corpus.json")
     names = storage.names("voices")
     if not about and not names:
@@ -527,5 +527,5 @@ def _read_json(storage: Storage, path: str) -> dict[str, Any]:
     return json.loads(storage.read(path)) if storage.exists(path) else {}
 
 
-def _read_outcomes(storage: Storage) -> dict[str, Outcome]:
+def read_outcomes(storage: Storage) -> dict[str, Outcome]:
     return {voice: Outcome(**record) for voice, record in _read_json(storage, _OUTCOMES).items()}

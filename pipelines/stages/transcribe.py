@@ -7,7 +7,7 @@ that falls inside a word is moved to the word's end. Positions are 32 kHz sample
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from gsv_core.text.language_spans import split_languages
 from pipelines.engines.choose import EngineConfig, load_recogniser
@@ -25,12 +25,14 @@ class Piece:
     """Some known text and where in the Recording it is spoken: a subtitle, or a single word.
 
     `passage` numbers the subtitle it belongs to; words of one passage follow each other without a mark between.
+    `trouble` says why a piece that belongs to several clips could not be broken up into words.
     """
 
     start_sample: int
     end_sample: int
     text: str
     passage: int = 0
+    trouble: str = ""
 
     def overlap(self, start: int, end: int) -> int:
         return max(0, min(end, self.end_sample) - max(start, self.start_sample))
@@ -43,7 +45,7 @@ class TranscribeClips(Stage[LevelledRecording, SpokenClip]):
     Rejects:
         no_recogniser: no transcript came, and no engine here speaks the language.
         no_words: the recogniser heard nothing, or the transcript says nothing at that place.
-        no_aligner, unaligned: a transcript without times came, and it cannot be placed.
+        no_aligner, unaligned: a text belongs to several clips, and what of it to which cannot be told.
         too_short: shorter than `shortest_s`, with its edges where they finally are.
     """
 
@@ -77,48 +79,41 @@ class TranscribeClips(Stage[LevelledRecording, SpokenClip]):
             yield from (self._rejected(row, clip, "no_words", "the transcript is empty") for clip in row.clips)
             return
         spans = [Span(start_sample=clip.start_sample, num_samples=clip.num_samples) for clip in row.clips]
-        try:
-            pieces = self._placed(row, pieces, said, spans, language, model)
-        except AlignmentError as error:
-            reason = "unaligned" if model.speaks(language) else "no_aligner"
-            yield from (self._rejected(row, clip, reason, str(error)) for clip in row.clips)
-            return
+        if srt:
+            pieces = self._broken_up(row, pieces, spans, language, model)
+        else:
+            pieces = self._whole(row, said, spans, language, model)
         yield from self._given(row, model, language, pieces, recut(spans, pieces, round(self.longest_s * RATE_HZ)))
 
-    def _placed(
-        self,
-        row: LevelledRecording,
-        cues: list[Piece],
-        said: str,
-        spans: Sequence[Span],
-        language: str,
-        model: Recogniser,
+    def _whole(
+        self, row: LevelledRecording, said: str, spans: Sequence[Span], language: str, model: Recogniser
     ) -> list[Piece]:
-        """The transcript as pieces none of which belongs to two clips. Raises AlignmentError."""
-        if not cues and len(spans) == 1:
+        """A transcript without times: the text of the only clip, or words placed by alignment, or one torn piece."""
+        if len(spans) == 1:
             return [Piece(start_sample=spans[0].start_sample, end_sample=spans[0].end_sample, text=said)]
-        if not cues:
-            whole = Piece(start_sample=0, end_sample=len(row.wave), text=said)
-            return self._words(row, model, whole, language)
-        placed: list[Piece] = []
-        for cue in cues:
-            shares = [cue.overlap(span.start_sample, span.end_sample) for span in spans]
-            # A tenth of a subtitle that hangs over is the subtitler's slack, not speech.
-            if sum(share > 0.1 * (cue.end_sample - cue.start_sample) for share in shares) <= 1:
-                placed.append(cue)
-            else:
-                placed += self._words(row, model, cue, language)
-        return placed
+        whole = Piece(start_sample=0, end_sample=len(row.wave), text=said)
+        return self._words(row, model, whole, language)
+
+    def _broken_up(
+        self, row: LevelledRecording, cues: Sequence[Piece], spans: Sequence[Span], language: str, model: Recogniser
+    ) -> list[Piece]:
+        """Subtitles, those that belong to two clips as single words where the engine can place them."""
+        return [
+            piece
+            for cue in cues
+            for piece in (self._words(row, model, cue, language) if len(holders(cue, spans)) > 1 else [cue])
+        ]
 
     def _words(self, row: LevelledRecording, model: Recogniser, passage: Piece, language: str) -> list[Piece]:
-        """Every word of a passage as a piece of its own, by alignment. Raises AlignmentError."""
-        if not model.speaks(language):
-            raise AlignmentError(
-                f"the text spans several clips and {model.name} cannot align {language}; "
-                "deliver an .srt with times, or one recording per sentence"
-            )
+        """Every word of a passage as a piece of its own; the passage as it is where it cannot be aligned."""
         start = passage.start_sample
         wave = row.wave[start : min(passage.end_sample, len(row.wave))]
+        if not model.speaks(language):
+            return [replace(passage, trouble="no_aligner")]
+        try:
+            words = model.align(wave, RATE_HZ, passage.text, language)
+        except AlignmentError:
+            return [replace(passage, trouble="unaligned")]
         return [
             Piece(
                 start_sample=start + word.start_sample,
@@ -126,17 +121,25 @@ class TranscribeClips(Stage[LevelledRecording, SpokenClip]):
                 text=word.text,
                 passage=passage.passage,
             )
-            for word in model.align(wave, RATE_HZ, passage.text, language)
+            for word in words
         ]
 
     def _given(
         self, row: LevelledRecording, model: Recogniser, language: str, pieces: list[Piece], spans: list[Span]
     ) -> Iterator[SpokenClip | Rejection]:
         texts = assigned(pieces, spans)
-        for span, mine in zip(spans, texts, strict=True):
+        torn = {index: piece for piece in pieces if len(found := holders(piece, spans)) > 1 for index in found}
+        for index, (span, mine) in enumerate(zip(spans, texts, strict=True)):
             clip = Clip.of(row.recording, start_sample=span.start_sample, num_samples=span.num_samples)
             if self._too_short(clip):
                 yield self._rejected(row, clip, "too_short", self._how_short(clip))
+                continue
+            if index in torn and torn[index].trouble:
+                detail = (
+                    f"the text spans several clips and {model.name} cannot place it in them; deliver an .srt with "
+                    f"times, or one recording per sentence: {torn[index].text[:60]!r}"
+                )
+                yield self._rejected(row, clip, torn[index].trouble, detail)
                 continue
             if not mine:
                 yield self._rejected(row, clip, "no_words", "the transcript says nothing at this place")
@@ -242,6 +245,12 @@ def recut(spans: Sequence[Span], pieces: Sequence[Piece], longest: int) -> list[
         edges[owner + 1 :] = [[max(low, end), max(high, end)] for low, high in edges[owner + 1 :]]
         edges[owner] = [start, end]
     return [Span(start_sample=start, num_samples=end - start) for start, end in edges if end > start]
+
+
+def holders(piece: Piece, spans: Sequence[Span]) -> list[int]:
+    """Which spans hold more than a tenth of a piece: less is a subtitler's slack, not speech."""
+    least = 0.1 * (piece.end_sample - piece.start_sample)
+    return [index for index, span in enumerate(spans) if piece.overlap(span.start_sample, span.end_sample) > least]
 
 
 def assigned(pieces: Sequence[Piece], spans: Sequence[Span]) -> list[list[Piece]]:

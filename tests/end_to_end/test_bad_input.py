@@ -66,6 +66,13 @@ def test_everything_in_the_bad_folder_goes_through(tmp_path: Path) -> None:
     }
     assert expected.items() <= reasons.items()
     assert reasons["zip_named.flac"] in ("unreadable", "no_audio")
+    accounts = {
+        Path(account["uri"]).name: account
+        for path in (tmp_path / "w" / "corpus" / "voices").glob("*/units/*.done")
+        for account in json.loads(path.read_text())["accounts"]
+    }
+    assert accounts["silence_20s.wav"]["rejected_samples"] == 20 * 32_000
+    assert accounts["white_noise_10s.wav"]["non_speech_samples"] == 10 * 32_000
     kept = {
         Path(row["uri"]).name
         for path in (tmp_path / "w" / "corpus" / "voices").glob("*/manifest/*.parquet")

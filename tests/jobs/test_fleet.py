@@ -94,13 +94,28 @@ def test_the_queue_tries_a_failed_voice_again_after_the_others(made: MadeCorpus)
 def test_the_queue_takes_back_what_a_worker_had(made: MadeCorpus) -> None:
     queue = VoiceQueue(list(made.tasks.values()), attempts=1)
     had = queue.take(1)
-    queue.join(1)  # restarted: a loss is no failed attempt
+    queue.join(1)  # restarted: a loss is no failed attempt, but the others come first
+    assert queue.take(0) != had
+    queue.release(0)
+    assert queue.take(0) != had  # what was saved and given back goes on first of all
+    queue.finish(0)
     assert queue.take(0) == had
     queue.release(0)
     queue.release(0)  # nothing in hand any more
     assert queue.read().waiting[0] == had.voice
-    assert sorted(queue.read().waiting) == ["ada", "linus"]
+    assert queue.read().waiting == [had.voice]
     assert queue.read().working == {}
+
+
+def test_a_voice_that_always_loses_its_worker_is_given_up(made: MadeCorpus) -> None:
+    queue = VoiceQueue(list(made.tasks.values())[:1], attempts=1)
+    losses = 0
+    while (task := queue.take(0)) is not None:
+        queue.join(0)
+        losses += 1
+    assert losses == 5
+    assert "lost 5 times" in next(iter(queue.read().failed.values()))
+    assert task is None
 
 
 def test_nothing_to_train_starts_nothing(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from gsv_core.checkpoints.base import load_base
 from jobs.cluster import Cluster
-from jobs.prepare import Prepared, derived_from, forecast, open_prepared, prepare, rejection_reasons
+from jobs.prepare import Prepared, derived_from, forecast, left_out, open_prepared, prepare
 from jobs.progress import Silent
 from jobs.workspace import Workspace
 from pipelines.rows import RATE_HZ
@@ -68,7 +68,7 @@ def test_the_corpus_accounts_for_what_came_in(made: MadeCorpus) -> None:
 def test_a_file_that_cannot_be_read_is_a_row_with_a_reason(made: MadeCorpus) -> None:
     voice, corpus = made.prepared.voices["grace"], LocalStorage(made.workspace.corpus)
     assert voice.seconds_kept == voice.seconds_in == 0
-    assert rejection_reasons(voice, corpus) == {"unreadable": 1}
+    assert [(entry.reason, entry.count) for entry in left_out(voice, corpus)] == [("unreadable", 1)]
     assert voice.rejections == 1
 
 
@@ -103,7 +103,9 @@ def test_a_link_to_nowhere_stands_in_the_inventory_until_it_is_gone(
     (row,) = pq.read_table(path).to_pylist()
     assert (Path(row["uri"]).name, row["stage"], row["reason"]) == ("gone.wav", "ingest", "broken_link")
     assert with_bad.voices["ada"].rejections == made.prepared.voices["ada"].rejections + 1
-    assert rejection_reasons(with_bad.voices["ada"], LocalStorage(copied.corpus))["broken_link"] == 1
+    lost = {entry.reason: entry for entry in left_out(with_bad.voices["ada"], LocalStorage(copied.corpus))}
+    assert lost["broken_link"].count == 1
+    assert lost["broken_link"].detail
     same(open_prepared(copied, CONFIG), with_bad)
     (recordings / "ada" / "gone.wav").unlink()
     same(prepare(recordings, copied, CONFIG, cluster, Silent()), made.prepared)

@@ -50,3 +50,10 @@ def test_the_lease_of_a_killed_job_is_free(tmp_path: Path) -> None:
         job.wait()
     with Workspace.open(tmp_path).lease():
         assert (tmp_path / ".lock").read_text() == str(os.getpid())
+
+
+@pytest.mark.parametrize("name", ["100%", "what?", "a#b"])
+def test_a_name_that_would_bend_the_registry_s_address_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match="choose another name"):
+        Workspace.open(tmp_path / name)
+    assert not (tmp_path / name).exists()

@@ -17,7 +17,7 @@ from jobs.cluster import Cluster
 from jobs.config import ClusterConfig, JobConfig
 from jobs.prepare import flow_of
 from pipelines.flow import Flow
-from pipelines.runner import UnitResult, run_units, stage_groups
+from pipelines.runner import UnitResult, pool_sizes, run_units, stage_groups
 from pipelines.sources import gather
 from pipelines.stage import Resources
 from pipelines.stages.transcribe import TranscribeClips
@@ -202,3 +202,12 @@ def test_stages_with_equal_resources_share_actors() -> None:
     gpu = Resources(cpus=1.0, gpus=0.5)
     mixed = [replace(stage, resources=gpu) if isinstance(stage, TranscribeClips) else stage for stage in stages]
     assert [(resources.gpus, len(group)) for resources, group in stage_groups(mixed)] == [(0.0, 3), (0.5, 1), (0.0, 3)]
+
+
+def test_pools_with_gpus_are_no_larger_than_the_gpus_hold() -> None:
+    groups = [Resources(), Resources(gpus=0.25), Resources(), Resources(gpus=0.25), Resources()]
+    assert pool_sizes(groups, 8, {"CPU": 16, "GPU": 2}) == [8, 4, 8, 4, 8]
+    assert pool_sizes(groups, 2, {"CPU": 16, "GPU": 2}) == [2] * 5
+    assert pool_sizes([Resources()], 8, {"CPU": 8}) == [8]
+    with pytest.raises(ValueError, match=r"flow\.gpus: .* want 0\.5 GPUs, the cluster has 0"):
+        pool_sizes(groups, 8, {"CPU": 16})

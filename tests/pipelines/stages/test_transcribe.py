@@ -230,3 +230,34 @@ def test_a_subtitle_over_a_stray_word_and_a_sentence_claims_no_sample_twice(trav
 def test_wrong_lengths_are_refused() -> None:
     with pytest.raises(ValueError, match="shortest_s < longest_s"):
         TranscribeClips(shortest_s=11.0)
+
+
+def three_clips(travelled: Travelled, srt: str) -> LevelledRecording:
+    """Fifteen seconds of a language that the engine does not speak, with clips at 0 to 4, 5 to 9 and 10 to 14 s."""
+    wave = np.random.default_rng(0).normal(0, 0.1, 15 * RATE_HZ).astype(np.float32)
+    recording = replace(
+        travelled.levelled[0].recording,
+        language="zh",
+        transcript=srt,
+        transcript_format="srt",
+        duration_samples=len(wave),
+    )
+    clips = tuple(Clip.of(recording, start_sample=start * RATE_HZ, num_samples=4 * RATE_HZ) for start in (0, 5, 10))
+    return replace(travelled.levelled[0], recording=recording, wave=wave, clips=clips)
+
+
+def test_a_subtitle_over_two_clips_joins_them_where_nothing_can_break_it_up(travelled: Travelled) -> None:
+    srt = "1\n00:00:00,200 --> 00:00:08,800\n今天天气很好\n\n2\n00:00:10,200 --> 00:00:13,800\n我们出去走走\n"
+    # What is left of the second clip, a fifth of a second, stands alone.
+    first, rest, second = run(three_clips(travelled, srt), travelled)
+    assert reasons([rest]) == ["too_short"]
+    assert [spoken.utterance.text for spoken in (first, second)] == ["今天天气很好", "我们出去走走"]
+    assert first.utterance.num_samples == pytest.approx(8.8 * RATE_HZ, abs=1)
+
+
+def test_a_subtitle_too_long_for_a_clip_costs_only_the_clips_it_touches(travelled: Travelled) -> None:
+    srt = "1\n00:00:00,000 --> 00:00:09,000\n今天天气很好\n\n2\n00:00:10,200 --> 00:00:13,800\n我们出去走走\n"
+    rows = run(three_clips(travelled, srt), travelled, TranscribeClips(longest_s=8.0))
+    assert [row.reason for row in rows if isinstance(row, Rejection)] == ["no_aligner", "no_aligner"]
+    (kept,) = [row for row in rows if isinstance(row, SpokenClip)]
+    assert kept.utterance.text == "我们出去走走"
