@@ -5,6 +5,8 @@ from pathlib import Path
 
 import torch
 
+from pipelines.engines.packaged import forget_lazy_modules
+
 
 def write_tiny_whisper(folder: Path, seed: int = 0) -> Path:
     """An English-only Whisper of half a million weights as a CTranslate2 folder, by its own converter."""
@@ -81,6 +83,7 @@ def write_tiny_ecapa(folder: Path, seed: int = 0, width: int = 24) -> Path:
     """ECAPA's tensors as speechbrain saves them, beside a YAML that must never be read."""
     from speechbrain.lobes.models.ECAPA_TDNN import ECAPA_TDNN
 
+    forget_lazy_modules()  # else whatever looks through the loaded modules, such as hypothesis, fails from here on
     folder.mkdir(parents=True)
     torch.manual_seed(seed)
     network = ECAPA_TDNN(
