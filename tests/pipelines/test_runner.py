@@ -192,6 +192,37 @@ def test_a_killed_driver_loses_no_committed_unit(made: Made, recordings: Path, t
     assert digests(corpus) == made.files
 
 
+_GPU_DRIVER = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+import ray
+from jobs.config import JobConfig
+from jobs.prepare import flow_of
+from gsv_core.checkpoints.base import load_base
+from pipelines.runner import run_units, stage_groups
+from tests.pipelines.test_runner import planned
+
+recordings, corpus = map(Path, sys.argv[1:])
+config = JobConfig()
+config = replace(config, flow=replace(config.flow, gpus=0.25))
+flow = flow_of(config, load_base(config.flow.release))
+assert len(stage_groups(flow.stages)) == 5
+# Ray takes our word that there is a GPU; the engines stay on the CPU.
+ray.init(address="local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
+results = list(run_units(planned(recordings, flow, corpus), flow, str(corpus), actors=2))
+assert all(result.error is None for result in results), results
+"""
+
+
+def test_model_stages_in_pools_of_their_own_make_the_same_bytes(made: Made, recordings: Path, tmp_path: Path) -> None:
+    root = Path(__file__).resolve().parents[2]
+    command = [sys.executable, "-c", _GPU_DRIVER, str(recordings), str(tmp_path)]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert digests(tmp_path) == made.files
+
+
 def test_no_units_start_nothing(tmp_path: Path, made: Made) -> None:
     assert list(run_units([], made.flow, str(tmp_path), actors=1)) == []
 
