@@ -162,12 +162,22 @@ def is_evaluated(task: VoiceTask, config: JobConfig) -> bool:
 
 
 def pair_tasks_of(task: VoiceTask, config: JobConfig) -> list[PairTask]:
-    """Every saved pair of a run, the base before training, and the recordings themselves."""
+    """Every saved pair of a run, the base before training, and the recordings themselves.
+
+    Raises:
+        ValueError: the corpus's speaker vectors are another engine's, or no sentence is known in the language.
+    """
     sentences = sentences_of(task, config)
     corpus = LocalStorage(task.corpus)
     train = [row for row in task.rows if row.keep and row.split == "train"]
-    speakers = [example.arrays["speaker"] for example in read_examples(task.voice, train, corpus)]
-    mean = np.mean(speakers, axis=0)
+    examples = read_examples(task.voice, train, corpus)
+    engine = examples[0].description["derived_from"]["speaker"]
+    if engine != config.flow.engines.speaker_verifier:
+        raise ValueError(
+            f"voice {task.voice}: its clips were compared by {engine}, likeness would be by "
+            f"{config.flow.engines.speaker_verifier}; prepare the corpus again, or evaluate with {engine}"
+        )
+    mean = np.mean([example.arrays["speaker"] for example in examples], axis=0)
     centroid = tuple(float(value) for value in mean / np.linalg.norm(mean))
     common: dict[str, Any] = {
         "voice": task.voice,
@@ -251,7 +261,7 @@ class _Evaluator:
         started = time.monotonic()
         try:
             utterances = score_pair(task, self._models)
-        except Exception as error:
+        except Exception as error:  # whatever it is, it is this voice's result, and the others go on
             logger.exception("evaluating %s failed", task.voice)
             return PairResult(task=task, error=traceback.format_exception_only(error)[-1].strip())
         return PairResult(task=task, utterances=tuple(utterances), seconds=time.monotonic() - started)
@@ -326,7 +336,7 @@ def write_scores(task: VoiceTask, results: Sequence[PairResult], names: dict[str
         {
             "schema_version": 1,
             "engines": names,
-            # The same engine chose the clips, so its word on likeness is not an outsider's.
+            # `pair_tasks_of` insists on the engine that screened the clips, so its word is not an outsider's.
             "independent": False,
             "speech": task.record["speech"],
             "pairs": pairs,

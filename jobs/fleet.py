@@ -179,7 +179,7 @@ def _fit_and_watch(trainer: TorchTrainer, queue: Any, show: Any) -> BaseExceptio
     def fit() -> None:
         try:
             trainer.fit()
-        except Exception as error:
+        except Exception as error:  # handed to the caller, who reports it with the voices it cost
             logger.exception("the training group ended early")
             failures.append(error)
 
@@ -213,7 +213,7 @@ def _work(config: dict[str, Any]) -> None:
                     on_step=lambda step: queue.tell.remote(step),
                     should_stop=asked_to_end,
                 )
-            except Exception as error:
+            except Exception as error:  # one voice must not stop the others; the queue reports it
                 logger.exception("voice %s failed", task.voice)
                 last = traceback.format_exception_only(error)[-1].strip()
                 ray.get(queue.fail.remote(worker, last))

@@ -104,16 +104,6 @@ def mel_cepstral_distance(reference: np.ndarray, other: np.ndarray, rate_hz: int
     return _CEPSTRAL_DB * _warped_mean(np.sqrt(np.maximum(squared, 0.0)))
 
 
-def mel_distance(reference: np.ndarray, other: np.ndarray, rate_hz: int) -> float:
-    """Mean absolute difference of the log mel spectra of two waves (T,) laid sample on sample; lower is better.
-
-    The longer one is cut to the shorter. For a wave and its reconstruction; two readings want `mel_cepstral_distance`.
-    """
-    shortest = min(len(reference), len(other))
-    left, right = (_log_mels(wave[:shortest], rate_hz) for wave in (reference, other))
-    return float(np.abs(left - right).mean())
-
-
 def _frames(wave: np.ndarray, size: int, hop: int) -> np.ndarray:
     """(T,) -> (L, size), only whole frames."""
     if len(wave) < size:

@@ -16,12 +16,12 @@ from gsv_core.training.batches import SemanticBatch, TrainingItem, collate_seman
 from gsv_core.training.draws import seeded
 from gsv_core.training.schedules import PhasePlan, Trains
 from gsv_core.training.updates import (
-    TRAINER_VERSION,
     autocast,
     changed_tensors,
     identity_of,
     set_rates,
     trainable_copy,
+    weights_metadata,
 )
 
 
@@ -135,13 +135,7 @@ class SemanticTrainer:
         return changed_tensors(self.network, self.base.text_to_semantic)
 
     def metadata(self) -> dict[str, str]:
-        return {
-            "release": str(self.base.release),
-            "base_digest": self.base.digest,
-            "phase": self.phase,
-            "step": str(self.steps_done),
-            "trainer_version": TRAINER_VERSION,
-        }
+        return weights_metadata(self.base.release, self.base.digest, self.phase, self.steps_done)
 
     def state(self) -> dict[str, Any]:
         return {

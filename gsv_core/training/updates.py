@@ -72,3 +72,14 @@ def identity_of(release: str, base_digest: str, voice: str, phase: str, plan: Ph
         "plan": json.dumps(plan.record(), sort_keys=True),
         "trainer_version": TRAINER_VERSION,
     }
+
+
+def weights_metadata(release: str, base_digest: str, phase: str, step: int) -> dict[str, str]:
+    """What a file of saved weights says of itself: which base it changes, and how far it was trained."""
+    return {
+        "release": str(release),
+        "base_digest": base_digest,
+        "phase": phase,
+        "step": str(step),
+        "trainer_version": TRAINER_VERSION,
+    }

@@ -29,7 +29,6 @@ from gsv_core.training.losses import (
 )
 from gsv_core.training.schedules import PhasePlan, Trains
 from gsv_core.training.updates import (
-    TRAINER_VERSION,
     autocast,
     changed_tensors,
     gradient_norm,
@@ -37,6 +36,7 @@ from gsv_core.training.updates import (
     set_rates,
     trainable_copy,
     under,
+    weights_metadata,
 )
 
 MEL_WEIGHT = 45.0
@@ -297,13 +297,7 @@ class WaveTrainer:
         return {name: tensor for name, tensor in changed.items() if not under(name, TRAINING_ONLY)}
 
     def metadata(self) -> dict[str, str]:
-        return {
-            "release": str(self.base.release),
-            "base_digest": self.base.digest,
-            "phase": self.phase,
-            "step": str(self.steps_done),
-            "trainer_version": TRAINER_VERSION,
-        }
+        return weights_metadata(self.base.release, self.base.digest, self.phase, self.steps_done)
 
     def state(self) -> dict[str, Any]:
         return {

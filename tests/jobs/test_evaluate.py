@@ -184,3 +184,9 @@ def test_the_best_pair_is_the_highest_and_the_earlier_of_equals(trained: dict[st
     assert scores["best"]["semantic"] == "semantic-s000012"
     assert scores["ceiling"] is None
     assert is_evaluated(task, CONFIG)
+
+
+def test_likeness_is_measured_by_the_engine_that_made_the_stored_vectors(trained: dict[str, VoiceTask]) -> None:
+    flow = replace(CONFIG.flow, engines=replace(CONFIG.flow.engines, speaker_verifier="ecapa"))
+    with pytest.raises(ValueError, match="compared by resemblyzer, likeness would be by ecapa"):
+        pair_tasks_of(trained["ada"], replace(CONFIG, flow=flow))
