@@ -96,9 +96,9 @@ def test_an_unknown_verb_or_option_is_wrong_use(capsys: pytest.CaptureFixture[st
 
 
 def test_every_verb_has_help_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
-    from jobs.cli import _VERBS
+    from jobs.cli import VERBS
 
-    for verb in _VERBS:
+    for verb in VERBS:
         with pytest.raises(SystemExit) as ended:
             main([verb, "--help"])
         assert ended.value.code == 0
@@ -161,7 +161,7 @@ def test_a_workspace_inside_the_recordings_is_refused(
 def test_commands_that_are_shown_can_be_pasted() -> None:
     import shlex
 
-    from jobs.cli import _mlflow_command
+    from jobs.commands.onboarding import _mlflow_command
 
     uri = "sqlite:////tmp/my work/mlflow.db"
     assert shlex.split(_mlflow_command(uri))[-1] == uri
