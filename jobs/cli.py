@@ -10,10 +10,10 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from jobs.command import FAILED, WRONG_USE, Command, add_common
-from jobs.commands import files, onboarding, pages, speech
+from jobs.commands import corpus, files, onboarding, pages, speech
 from jobs.terminal import complain
 
-VERBS: Mapping[str, Command] = onboarding.COMMANDS | speech.COMMANDS | pages.COMMANDS | files.COMMANDS
+VERBS: Mapping[str, Command] = onboarding.COMMANDS | speech.COMMANDS | pages.COMMANDS | corpus.COMMANDS | files.COMMANDS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""Where a corpus lives: a local folder or an object store, behind the six calls the layout needs.
+"""Where a corpus lives: a local folder or an object store, behind the eight calls the layout needs.
 
 Nothing is ever seen half-written under its final name. A local write goes to a temporary name, is flushed to the disk
 and renamed; an object appears in its store when the whole of it has arrived.
@@ -31,6 +31,10 @@ class Storage(Protocol):
 
     def exists(self, path: str) -> bool: ...
 
+    def size_bytes(self, path: str) -> int:
+        """The length of the file at `path`. Raises FileNotFoundError."""
+        ...
+
     def names(self, folder: str) -> list[str]:
         """The names directly inside `folder`, sorted; empty where there is none."""
         ...
@@ -38,6 +42,13 @@ class Storage(Protocol):
     def delete(self, path: str) -> None:
         """Remove a file, or a folder with all that is in it; nothing there is fine."""
         ...
+
+    def unfinished(self) -> list[str]:
+        """Paths of what killed writers left under temporary names, sorted."""
+        ...
+
+
+_PARTIAL = ".partial"
 
 
 class LocalStorage:
@@ -77,11 +88,14 @@ class LocalStorage:
     def exists(self, path: str) -> bool:
         return self.path(path).exists()
 
+    def size_bytes(self, path: str) -> int:
+        return self.path(path).stat().st_size
+
     def names(self, folder: str) -> list[str]:
         place = self.path(folder)
         if not place.is_dir():
             return []
-        return sorted(entry.name for entry in place.iterdir() if not entry.name.endswith(".partial"))
+        return sorted(entry.name for entry in place.iterdir() if not entry.name.endswith(_PARTIAL))
 
     def delete(self, path: str) -> None:
         target = self.path(path)
@@ -92,10 +106,14 @@ class LocalStorage:
         else:
             target.unlink(missing_ok=True)
 
+    def unfinished(self) -> list[str]:
+        root = Path(self.root)
+        return sorted(str(path.relative_to(root)) for path in root.rglob(f".*{_PARTIAL}"))
+
     def _temporary(self, path: str, data: bytes) -> Path:
         target = self.path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.parent / f".{uuid.uuid4().hex}.partial"
+        temporary = target.parent / f".{uuid.uuid4().hex}{_PARTIAL}"
         try:
             with temporary.open("wb") as file:
                 file.write(data)
@@ -136,6 +154,9 @@ class ObjectStorage:
         self._system.invalidate_cache()
         return self._system.exists(self._key(path))
 
+    def size_bytes(self, path: str) -> int:
+        return int(self._system.size(self._key(path)))
+
     def names(self, folder: str) -> list[str]:
         self._system.invalidate_cache()
         try:
@@ -149,6 +170,9 @@ class ObjectStorage:
             self._system.rm(self._key(path), recursive=True)
         except FileNotFoundError:
             return
+
+    def unfinished(self) -> list[str]:
+        return []  # an object is there when the whole of it has arrived
 
 
 def open_storage(uri: str | Path) -> Storage:
