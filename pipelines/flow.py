@@ -3,11 +3,13 @@
 ingest → normalise → slice → transcribe → phonemise → features → screen → shard
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from gsv_core.checkpoints.releases import Release
 from gsv_core.text.front_end import engines as text_engines
+from gsv_core.text.lexicon import Lexicon
 from pipelines.engines.choose import EngineConfig, engine_versions
 from pipelines.engines.decoder import DecodeLimits
 from pipelines.stage import Resources, Stage, digest_of
@@ -60,10 +62,18 @@ class Flow:
         return digest_of(self.fingerprint())
 
 
-def build_flow(config: FlowConfig, *, base_digest: str, symbols: str, derived_from: dict[str, str]) -> Flow:
+def build_flow(
+    config: FlowConfig,
+    *,
+    base_digest: str,
+    symbols: str,
+    derived_from: dict[str, str],
+    lexicons: Mapping[str, Lexicon] | None = None,
+) -> Flow:
     """The flow of one config over one base.
 
-    `symbols` is the base's phoneme inventory; `derived_from` names the models behind a shard's derived members.
+    `symbols` is the base's phoneme inventory; `derived_from` names the models behind a shard's derived members;
+    `lexicons` are the user's words by voice.
     """
     model_stage = Resources(cpus=1.0, gpus=config.gpus)
     return Flow(
@@ -77,7 +87,7 @@ def build_flow(config: FlowConfig, *, base_digest: str, symbols: str, derived_fr
                 engines=config.engines,
                 resources=model_stage,
             ),
-            PhonemiseUtterances(symbols=symbols),
+            PhonemiseUtterances(symbols=symbols, lexicons=dict(lexicons or {})),
             ExtractFeatures(
                 release=config.release,
                 base_digest=base_digest,

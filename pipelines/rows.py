@@ -37,6 +37,8 @@ class Source:
     licence: str | None = None
     consent_id: str | None = None
     copies: tuple[str, ...] = ()
+    lexicon: str | None = None
+    """Digest of the user's words that may decide how it is read; None where there are none."""
 
 
 @dataclass(frozen=True, kw_only=True)

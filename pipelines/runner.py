@@ -19,10 +19,12 @@ import numpy as np
 import ray
 import ray.data
 import ray.exceptions
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from pipelines.board import MOST_DEATHS, Board, Orders, Place
 from pipelines.flow import Flow
 from pipelines.ledger import Ledger
-from pipelines.rows import Example, LevelledRecording, Recording, Rejection, Source, SpokenClip
+from pipelines.rows import Example, LevelledRecording, Recording, Rejection, Source, SpokenClip, recording_id
 from pipelines.stage import Resources, Stage
 from pipelines.storage import open_storage
 from pipelines.units import Committed, Unit, commit, file_digests
@@ -57,10 +59,13 @@ class _Work:
     error: str | None = None
     trace: str | None = None
 
-    def advance(self, stage: Stage[Any, Any], model: Any, on_row: Callable[[str], None]) -> None:
-        """Take every row through one stage."""
+    def advance(
+        self, stage: Stage[Any, Any], model: Any, on_row: Callable[[str], None], at: Callable[[Place], None]
+    ) -> None:
+        """Take every row through one stage; `at` is told of each before, `on_row` after."""
         rows: list[Any] = []
-        for row in self.rows:
+        for number, row in enumerate(self.rows):
+            at(Place(stage.name, number, _uri_of(row)))
             for result in stage.process(row, model):
                 if isinstance(result, Rejection):
                     self.rejections.append(result)
@@ -78,19 +83,12 @@ class _Work:
         self.counts[stage.name] = len(rows)
         self.rows = rows
 
-
-@ray.remote(num_cpus=0)
-class _Board:
-    """Counts rows per stage while units are in flight, for the progress display."""
-
-    def __init__(self) -> None:
-        self._rows: dict[str, int] = {}
-
-    def add(self, stage: str, rows: int) -> None:
-        self._rows[stage] = self._rows.get(stage, 0) + rows
-
-    def read(self) -> dict[str, int]:
-        return dict(self._rows)
+    def leave_out(self, deadly: Place) -> None:
+        """Reject the whole recording of a row that kills its workers."""
+        for row in self.rows:
+            if _uri_of(row) == deadly.uri:
+                self.rejections.append(_rejection_of(row, deadly))
+        self.rows = [row for row in self.rows if _uri_of(row) != deadly.uri]
 
 
 class _StageActor:
@@ -109,11 +107,14 @@ class _StageActor:
         work = _work_of(batch)
         started = time.monotonic()
         if work.error is None:
+            name = (work.unit.unit_id, self._stages[0][0].name)
+            orders: Orders = ray.get(self._board.begin.remote(name))
             try:
-                self._run(work)
+                self._run(work, name, orders)
             except Exception as error:  # noqa: BLE001 - recorded below; the other units go on
                 work.error = f"{type(error).__name__}: {error}".splitlines()[0]
                 work.trace = traceback.format_exc()
+            ray.get(self._board.end.remote(name))
         work.seconds += time.monotonic() - started
         self._tell(force=True)
         if not self._last:
@@ -128,9 +129,15 @@ class _StageActor:
             "trace": [work.trace or ""],
         }
 
-    def _run(self, work: _Work) -> None:
+    def _run(self, work: _Work, name: tuple[str, str], orders: Orders) -> None:
+        def at(place: Place) -> None:
+            if orders.report_places:
+                ray.get(self._board.at.remote(name, place))  # it must be known before the worker may die of it
+
+        for deadly in orders.deadly:
+            work.leave_out(deadly)
         for stage, model in self._stages:
-            work.advance(stage, model, self._count)
+            work.advance(stage, model, self._count, at)
         if self._last:
             self._commit(work)
 
@@ -181,7 +188,9 @@ def run_units(
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    board = _Board.remote()  # type: ignore[attr-defined]
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    # On the driver's node: it must outlive every worker and every other node.
+    board: Any = ray.remote(Board).options(num_cpus=0, scheduling_strategy=here).remote()
     items = [{"unit": unit.to_json()} for unit in units]
     dataset: Any = ray.data.from_items(items, override_num_blocks=min(len(units), 500))
     groups = stage_groups(flow.stages)
@@ -277,3 +286,32 @@ def _objects(work: _Work) -> np.ndarray:
     column = np.empty(1, dtype=object)
     column[0] = work
     return column
+
+
+def _uri_of(row: Any) -> str:
+    return row.recording.uri if isinstance(row, LevelledRecording) else row.uri
+
+
+def _rejection_of(row: Any, deadly: Place) -> Rejection:
+    """A row as a Rejection that claims whatever samples of its recording the row stands for."""
+    start: int | None = None
+    length: int | None = None
+    if isinstance(row, LevelledRecording):
+        row_id, voice = row.recording.recording_id, row.recording.voice
+        start, length = 0, row.recording.duration_samples
+    elif isinstance(row, SpokenClip | Example):
+        utterance = row.utterance
+        row_id, voice = utterance.clip_id, utterance.voice
+        start, length = utterance.start_sample, utterance.num_samples
+    else:
+        row_id, voice = recording_id(row.voice, row.digest), row.voice
+    return Rejection(
+        row_id=row_id,
+        voice=voice,
+        uri=deadly.uri,
+        stage=deadly.stage,
+        reason="kills_worker",
+        detail=f"its worker died {MOST_DEATHS} times in the same place of stage {deadly.stage}; is the file damaged?",
+        start_sample=start,
+        num_samples=length,
+    )

@@ -10,7 +10,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+from gsv_core.text.lexicon import FILE_NAME as LEXICON_NAME
+from gsv_core.text.lexicon import Lexicon
 from pipelines.rows import Rejection, Source, recording_id, voice_name
 from pipelines.storage import Storage
 
@@ -66,11 +68,15 @@ class VoiceCard:
 
 @dataclass(frozen=True, kw_only=True)
 class HandedIn:
-    """Everything found: the voices' cards, the Sources worth opening, and what could not even be read."""
+    """Everything found: the voices' cards, the Sources worth opening, and what could not even be read.
+
+    `lexicons` holds the words of every voice that has some, by voice.
+    """
 
     cards: tuple[VoiceCard, ...]
     sources: tuple[Source, ...]
     rejections: tuple[Rejection, ...] = ()
+    lexicons: Mapping[str, Lexicon] = field(default_factory=dict)
 
 
 class _RefusedError(Exception):
@@ -88,17 +94,25 @@ class _Found:
     card: VoiceCard
     files: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     rejections: list[Rejection] = field(default_factory=list)
+    folder: Path | None = None
+    """Where the voice's own lexicon would be."""
 
 
 def gather(
-    recordings: Path, corpus: Storage, *, language: str | None = None, on_file: Callable[[int, int], None] | None = None
+    recordings: Path,
+    corpus: Storage,
+    *,
+    language: str | None = None,
+    lexicon: Lexicon | None = None,
+    on_file: Callable[[int, int], None] | None = None,
 ) -> HandedIn:
     """Find every recording under `recordings` and take its digest.
 
-    `language` is assumed for voices that do not state one. `on_file(done, total)` is called as digests arrive.
+    `language` is assumed for voices that do not state one. `on_file(done, total)` is called as digests arrive. Words of
+    a `lexicon.tsv` in a voice's folder count before those of one in `recordings`, and those before `lexicon`.
 
     Raises:
-        ValueError: nothing is there, or a table or `voice.yaml` cannot be understood.
+        ValueError: nothing is there, or a table, `voice.yaml` or `lexicon.tsv` cannot be understood.
     """
     if recordings.is_dir():
         found = _from_folder(recordings)
@@ -120,9 +134,16 @@ def gather(
     cards: list[VoiceCard] = []
     sources: list[Source] = []
     rejections: list[Rejection] = []
+    lexicons: dict[str, Lexicon] = {}
     for entry in found:
         card = entry.card if entry.card.language else replace(entry.card, language=language)
         cards.append(card)
+        words = lexicon or Lexicon()
+        # A voice whose recordings lie in `recordings` itself finds its own there.
+        for folder in dict.fromkeys(place for place in (recordings, entry.folder) if place and place.is_dir()):
+            words = read_lexicon(folder, card.language).over(words)
+        if words:
+            lexicons[card.voice] = words
         rejections += entry.rejections
         by_digest: dict[str, Source] = {}
         for uri, known in entry.files:
@@ -141,6 +162,7 @@ def gather(
                 licence=card.licence,
                 consent_id=card.consent_id,
             )
+            source = replace(source, lexicon=_lexicon_digest(words, source))
             first = by_digest.get(digest)
             if first is None:
                 by_digest[digest] = source
@@ -149,7 +171,27 @@ def gather(
             else:
                 by_digest[digest] = replace(first, copies=(*first.copies, uri))
         sources += by_digest.values()
-    return HandedIn(cards=tuple(cards), sources=tuple(sources), rejections=tuple(rejections))
+    return HandedIn(cards=tuple(cards), sources=tuple(sources), rejections=tuple(rejections), lexicons=lexicons)
+
+
+def read_lexicon(folder: Path, language: str | None = None) -> Lexicon:
+    """The `lexicon.tsv` in `folder`, or an empty one. `language` is that of Chinese characters without another.
+
+    Raises:
+        ValueError: a line of it is wrong, or it is a link out of the folder.
+    """
+    path = folder / LEXICON_NAME
+    if not path.is_file():
+        return Lexicon()
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"{path}: the link leaves its folder; copy the file in")
+    return Lexicon.read(path, language)
+
+
+def _lexicon_digest(lexicon: Lexicon, source: Source) -> str | None:
+    """Which words may decide how a recording is read: those in its transcript; all, where a recogniser will write it."""
+    part = lexicon if source.transcript is None else lexicon.part_for(source.transcript)
+    return part.digest if part else None
 
 
 def read_card(folder: Path, voice: str) -> VoiceCard:
@@ -237,7 +279,7 @@ def _voice_folder(folder: Path, *, recursive: bool) -> _Found:
         return _Found(
             card=card, rejections=[_rejected(voice, _printable(folder), "unreadable", "the folder is closed")]
         )
-    found = _Found(card=read_card(folder, voice))
+    found = _Found(card=read_card(folder, voice), folder=folder)
     root = folder.resolve()
 
     def closed(error: OSError) -> None:

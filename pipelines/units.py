@@ -130,7 +130,8 @@ def file_digests(files: dict[str, bytes]) -> dict[str, str]:
 def _identity(source: Source) -> str:
     """What decides the result of one Source: its bytes, and what was said of them. Not its name."""
     said: list[Any] = [source.digest, source.language, source.transcript, source.transcript_format, len(source.copies)]
-    return digest_of(said)
+    # Only where there is one, so that units made without a lexicon keep their ids.
+    return digest_of([*said, source.lexicon] if source.lexicon else said)
 
 
 def _planned(corpus: Storage) -> list[Unit]:

@@ -1,9 +1,11 @@
 """Phonemise: the text of each Utterance as the phonemes, and the ids, that the base model was trained with."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from gsv_core.text.front_end import UnspeakableText, phonemise
+from gsv_core.text.lexicon import Lexicon
 from pipelines.rows import Rejection, SpokenClip, TextSpan
 from pipelines.stage import Stage
 
@@ -20,11 +22,18 @@ class PhonemiseUtterances(Stage[SpokenClip, SpokenClip]):
     name = "phonemise"
     symbols: str = "v2"
     """Whose inventory the ids belong to: `v1` or `v2` (all later releases)."""
+    lexicons: Mapping[str, Lexicon] = field(default_factory=dict)
+    """The user's words of each voice that has some."""
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Without the lexicons: a Source carries the digest of its own, so that one voice's words redo no other's."""
+        return {"stage": self.name, "version": self.version, "symbols": self.symbols}
 
     def process(self, row: SpokenClip, model: None) -> Iterator[SpokenClip | Rejection]:  # noqa: ARG002
         utterance = row.utterance
         try:
-            spoken = phonemise(utterance.text, utterance.language, self.symbols)
+            lexicon = self.lexicons.get(utterance.voice)
+            spoken = phonemise(utterance.text, utterance.language, self.symbols, lexicon=lexicon)
         except ValueError as error:
             reason = "unspeakable" if isinstance(error, UnspeakableText) else "unsupported_language"
             yield Rejection(

@@ -1,6 +1,7 @@
 """Units through the real Ray: results, errors, a killed actor and a killed driver."""
 
 import hashlib
+import io
 import os
 import signal
 import subprocess
@@ -9,7 +10,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from gsv_core.checkpoints.base import load_base
@@ -17,9 +20,11 @@ from jobs.cluster import Cluster
 from jobs.config import ClusterConfig, JobConfig
 from jobs.prepare import flow_of
 from pipelines.flow import Flow
+from pipelines.rows import Recording, Rejection, Source
 from pipelines.runner import UnitResult, pool_sizes, run_units, stage_groups
 from pipelines.sources import gather
 from pipelines.stage import Resources
+from pipelines.stages.ingest import IngestSources
 from pipelines.stages.transcribe import TranscribeClips
 from pipelines.storage import LocalStorage
 from pipelines.units import Unit, done_path, plan, read_committed
@@ -242,3 +247,33 @@ def test_pools_with_gpus_are_no_larger_than_the_gpus_hold() -> None:
     assert pool_sizes([Resources()], 8, {"CPU": 8}) == [8]
     with pytest.raises(ValueError, match=r"flow\.gpus: .* want 0\.5 GPUs, the cluster has 0"):
         pool_sizes(groups, 8, {"CPU": 16})
+
+
+@dataclass(frozen=True, kw_only=True)
+class KillsItsWorker(IngestSources):
+    """Ingest, but a file of a certain size takes the process down, as a crash in a decoder's C code would."""
+
+    deadly_bytes: int = 0
+
+    def process(self, row: Source, model: Any) -> Iterator[Recording | Rejection]:
+        if row.size_bytes == self.deadly_bytes:
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield from super().process(row, model)
+
+
+def test_a_recording_that_kills_its_worker_is_rejected_and_its_unit_committed(made: Made, tmp_path: Path) -> None:
+    unit = next(unit for unit in made.units if unit.voice == "ben")
+    deadly = min(unit.sources, key=lambda source: source.size_bytes)
+    first, *rest = made.flow.stages
+    assert isinstance(first, IngestSources)
+    stage = KillsItsWorker(limits=first.limits, deadly_bytes=deadly.size_bytes)
+    flow = replace(made.flow, stages=(stage, *rest))
+    (result,) = run_units([unit], flow, str(tmp_path), actors=1)
+    assert result.error is None
+    storage = LocalStorage(tmp_path)
+    table = pq.read_table(io.BytesIO(storage.read(f"voices/ben/rejected/{unit.unit_id}.parquet"))).to_pylist()
+    (rejected,) = (row for row in table if row["reason"] == "kills_worker")
+    assert rejected["uri"] == deadly.uri
+    accounts = {account.digest for account in read_committed(unit, storage).accounts}
+    assert accounts == {source.digest for source in unit.sources} - {deadly.digest}
+    assert result.kept > 0
