@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pipelines.storage import Storage
+from pipelines.units import Unit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +50,11 @@ def remove(leftovers: list[Leftover], corpus: Storage) -> None:
 
 
 def _of_plan(corpus: Storage, current: set[str]) -> Iterator[Leftover]:
+    """Files of the plan in which no unit is current."""
     for name in corpus.names("plan"):
-        if name.removesuffix(".json") not in current:
-            path = f"plan/{name}"
+        path = f"plan/{name}"
+        lines = corpus.read(path).splitlines()
+        if not any(Unit.from_json(line).unit_id in current for line in lines):
             yield Leftover(path=path, size_bytes=corpus.size_bytes(path), reason="planned, and not current")
 
 

@@ -18,7 +18,7 @@ RATE_HZ = 32_000
 """Sample rate of every normalised Recording, Clip and shard."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)  # a driver holds one for every file
 class Source:
     """A file somebody handed in, before anything in it was read but its bytes.
 

@@ -8,7 +8,7 @@ and a changed setting makes new units and leaves the old ones to be collected.
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import PurePath
 from typing import Any
@@ -22,6 +22,7 @@ UNIT_BYTES = 100 << 20
 _EXPANSION = {".wav": 1, ".wave": 1, ".aif": 1, ".aiff": 1, ".flac": 2}
 """Bytes of PCM per byte of file, roughly; anything else is taken for a lossy codec."""
 _LOSSY_EXPANSION = 10
+_UNITS_PER_FILE = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,26 +87,43 @@ def plan(sources: Iterable[Source], config_digest: str, corpus: Storage, *, writ
 
     Without `write` the corpus stays as it is: what would be done.
     """
-    waiting: dict[str, dict[str, Source]] = {}
+    waiting: dict[str, dict[bytes, Source]] = {}
     for source in sources:
-        waiting.setdefault(source.voice, {})[_identity(source)] = source
+        waiting.setdefault(source.voice, {})[_key(source)] = source
     units = []
-    for unit in _planned(corpus):
+    for unit in read_plan(corpus):
         of_voice = waiting.get(unit.voice, {})
-        keys = [_identity(source) for source in unit.sources]
+        keys = [_key(source) for source in unit.sources]
         if unit.config_digest == config_digest and all(key in of_voice for key in keys):
             # Names may have changed since; what is inside has not.
             units.append(Unit.of([of_voice.pop(key) for key in keys], config_digest))
-    for voice in sorted(waiting):
-        for batch in _packed(sorted(waiting[voice].values(), key=lambda source: source.digest)):
-            unit = Unit.of(batch, config_digest)
-            if write:
-                corpus.write(f"plan/{unit.unit_id}.json", unit.to_json().encode())
-            units.append(unit)
-    done = [unit for unit in units if corpus.exists(done_path(unit))]
-    to_do = [unit for unit in units if not corpus.exists(done_path(unit))]
+    new = [
+        Unit.of(batch, config_digest)
+        for voice in sorted(waiting)
+        for batch in _packed(sorted(waiting.pop(voice).values(), key=lambda source: source.digest))
+    ]
+    if write:
+        write_plan(new, corpus)
+    units += new
+    committed = {voice: set(corpus.names(f"voices/{voice}/units")) for voice in {unit.voice for unit in units}}
+    done = [unit for unit in units if f"{unit.unit_id}.done" in committed[unit.voice]]
+    to_do = [unit for unit in units if f"{unit.unit_id}.done" not in committed[unit.voice]]
     to_do.sort(key=lambda unit: (-sum(source.size_bytes for source in unit.sources), unit.unit_id))
     return Plan(done=tuple(sorted(done, key=lambda unit: unit.unit_id)), to_do=tuple(to_do))
+
+
+def write_plan(units: Sequence[Unit], corpus: Storage) -> None:
+    """Write new units down, many to a file: a file each would take half an hour for a million of them."""
+    for start in range(0, len(units), _UNITS_PER_FILE):
+        lines = "".join(unit.to_json() + "\n" for unit in units[start : start + _UNITS_PER_FILE]).encode()
+        corpus.write(f"plan/{hashlib.sha256(lines).hexdigest()[:20]}.jsonl", lines)
+
+
+def read_plan(corpus: Storage) -> Iterator[Unit]:
+    """Every unit that was ever planned and not collected since."""
+    for name in corpus.names("plan"):
+        for line in corpus.read(f"plan/{name}").splitlines():
+            yield Unit.from_json(line)
 
 
 def done_path(unit: Unit) -> str:
@@ -134,8 +152,9 @@ def _identity(source: Source) -> str:
     return digest_of([*said, source.lexicon] if source.lexicon else said)
 
 
-def _planned(corpus: Storage) -> list[Unit]:
-    return [Unit.from_json(corpus.read(f"plan/{name}")) for name in corpus.names("plan") if name.endswith(".json")]
+def _key(source: Source) -> bytes:
+    """`_identity`, in the fewest bytes: there may be millions."""
+    return bytes.fromhex(_identity(source))
 
 
 def _packed(sources: list[Source]) -> list[list[Source]]:

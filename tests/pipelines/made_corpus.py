@@ -7,7 +7,7 @@ import numpy as np
 from pipelines.rows import Account, Example, Rejection, Source, Utterance
 from pipelines.stages.shard import ShardWriter
 from pipelines.storage import LocalStorage
-from pipelines.units import Committed, Unit, commit, file_digests
+from pipelines.units import Committed, Unit, commit, file_digests, write_plan
 
 
 def example(number: int, voice: str = "anna") -> Example:
@@ -37,7 +37,7 @@ def commit_unit(corpus: LocalStorage, clips: int = 3, config: str = "config", vo
     unit = Unit.of([Source(voice=voice, uri=f"/{voice}/1.wav", digest="d" * 64, size_bytes=1)], config)
     examples = [example(number, voice) for number in range(clips)]
     rejections = [Rejection(row_id="x", voice=voice, uri=f"/{voice}/1.wav", stage="slice", reason="no_speech")]
-    corpus.write(f"plan/{unit.unit_id}.json", unit.to_json().encode())
+    write_plan([unit], corpus)
     files = ShardWriter(most_examples=2).files(voice, unit.unit_id, examples, rejections, {})
     account = Account(
         recording_id="r",
