@@ -76,7 +76,7 @@ def extract_features(base: BaseModel, wave: np.ndarray, text: SpannedText | None
 @torch.no_grad()
 def tokens_of(base: BaseModel, content: Tensor) -> Tensor:
     """Tokens of stored content: (L, C) float16 -> (S,) int64. From the stored precision, so that they can be redone."""
-    return base.semantic_to_wave.encode_tokens(content.float().T[None])[0]
+    return base.acoustic.encode_tokens(content.float().T[None])[0]
 
 
 @torch.no_grad()

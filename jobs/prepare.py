@@ -5,7 +5,7 @@ import json
 import logging
 import platform
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +14,8 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from gsv_core.checkpoints.base import BaseModel, load_base
+from gsv_core.text.lexicon import FILE_NAME as LEXICON_NAME
+from gsv_core.text.lexicon import Lexicon
 from jobs.cluster import Cluster
 from jobs.config import JobConfig
 from jobs.progress import Progress
@@ -25,7 +27,7 @@ from pipelines.sources import HandedIn, VoiceCard, gather
 from pipelines.stage import digest_of
 from pipelines.stages.shard import parquet_bytes
 from pipelines.storage import LocalStorage
-from pipelines.units import Committed, Unit, plan, read_committed
+from pipelines.units import Committed, Unit, plan, read_committed, read_plan
 
 logger = logging.getLogger(__name__)
 
@@ -93,9 +95,9 @@ def prepare(
     """Bring the workspace's corpus up to what `recordings` holds now. Ray is started only if there is work."""
     check_engines(config.flow.engines)
     base = load_base(config.flow.release, _folder(config))
-    flow = flow_of(config, base)
     corpus = LocalStorage(workspace.corpus)
     handed_in = _gather(recordings, corpus, config, progress)
+    flow = flow_of(config, base, handed_in.lexicons)
     planned = plan(handed_in.sources, flow.digest, corpus)
     errors: dict[str, str] = {}
     if planned.to_do:
@@ -104,7 +106,8 @@ def prepare(
     voices = _voices(handed_in, (*planned.done, *planned.to_do), errors, corpus)
     for voice in voices.values():
         changed |= _write_if_new(corpus, f"voices/{voice.card.voice}/voice.json", _card_json(voice.card))
-    corpus_digest, described = _describe(corpus, config, flow, base, voices)
+        changed |= _write_lexicon(corpus, voice.card.voice, handed_in.lexicons.get(voice.card.voice))
+    corpus_digest, described = _describe(corpus, config, flow, base, voices, handed_in.lexicons)
     return Prepared(
         corpus_digest=corpus_digest,
         base=base,
@@ -134,11 +137,12 @@ def open_prepared(workspace: Workspace, config: JobConfig) -> Prepared:
             "the base it was made for"
         )
     current = set(description["units"])
+    units_by_id = {unit.unit_id: unit for unit in read_plan(corpus) if unit.unit_id in current}
     voices = {}
     for name in description["voices"]:
         card = VoiceCard(**json.loads(corpus.read(f"voices/{name}/voice.json")))
         marks = [mark.removesuffix(".done") for mark in corpus.names(f"voices/{name}/units")]
-        units = tuple(Unit.from_json(corpus.read(f"plan/{unit_id}.json")) for unit_id in sorted(current & set(marks)))
+        units = tuple(units_by_id[unit_id] for unit_id in sorted(current & set(marks)))
         path = f"voices/{name}/rejected/inventory.parquet"
         unread = pq.read_table(io.BytesIO(corpus.read(path))).to_pylist() if corpus.exists(path) else []
         voices[name] = PreparedVoice(
@@ -172,13 +176,14 @@ def forecast(recordings: Path, workspace: Workspace, config: JobConfig, progress
     )
 
 
-def flow_of(config: JobConfig, base: BaseModel) -> Flow:
-    """The flow for this config and base, with the names of what makes the derived members."""
+def flow_of(config: JobConfig, base: BaseModel, lexicons: Mapping[str, Lexicon] | None = None) -> Flow:
+    """The flow for this config and base and the voices' lexicons, with the names of what makes the derived members."""
     return build_flow(
         config.flow,
         base_digest=base.digest,
         symbols=base.spec.symbols,
         derived_from=derived_from(base, config),
+        lexicons=lexicons,
     )
 
 
@@ -204,6 +209,7 @@ def _gather(recordings: Path, corpus: LocalStorage, config: JobConfig, progress:
             recordings,
             corpus,
             language=config.language,
+            lexicon=Lexicon.read(Path(config.lexicon), config.language) if config.lexicon else None,
             on_file=lambda done, total: bar.update(done, total, "files"),
         )
 
@@ -270,8 +276,24 @@ def _write_unread(rejections: tuple[Rejection, ...], voices: set[str], corpus: L
     return changed
 
 
+def _write_lexicon(corpus: LocalStorage, voice: str, lexicon: Lexicon | None) -> bool:
+    """Keep the words a voice is read with beside its shards, for synthesis. Whether they are others than before."""
+    path = f"voices/{voice}/{LEXICON_NAME}"
+    if lexicon:
+        return _write_if_new(corpus, path, lexicon.text.encode())
+    if not corpus.exists(path):
+        return False
+    corpus.delete(path)
+    return True
+
+
 def _describe(
-    corpus: LocalStorage, config: JobConfig, flow: Flow, base: BaseModel, voices: dict[str, PreparedVoice]
+    corpus: LocalStorage,
+    config: JobConfig,
+    flow: Flow,
+    base: BaseModel,
+    voices: dict[str, PreparedVoice],
+    lexicons: Mapping[str, Lexicon],
 ) -> tuple[str, bool]:
     """Write `corpus.json` if it says something new; the corpus digest, and whether it did."""
     units = sorted(unit.unit_id for voice in voices.values() for unit in voice.units)
@@ -288,6 +310,7 @@ def _describe(
         "engines": {**asdict(config.flow.engines), "align_models": dict(config.flow.engines.align_models)},
         "derived_from": flow.derived_from,
         "text": flow.fingerprint()["text"],
+        **({"lexicons": {name: lexicons[name].digest[:16] for name in sorted(lexicons)}} if lexicons else {}),
         "symbols": spec.symbols,
         "tools": {"python": platform.python_version(), **{tool: version(tool) for tool in _TOOLS}},
         "voices": sorted(voices),

@@ -16,6 +16,7 @@ from typing import Any
 import gsv_core
 from gsv_core.checkpoints.releases import RELEASES, Release
 from gsv_core.checkpoints.weights import write_json
+from gsv_core.text.lexicon import FILE_NAME as LEXICON_NAME
 from jobs.run_folder import HALVES, RunFolder, numbers_of
 from jobs.tracking import CHALLENGER, FILES_NAME, PACKAGES, RegisteredVersion, Tracker, VoicePackage, installed_versions
 
@@ -93,6 +94,10 @@ def _collect_files(folder: RunFolder, target: Path) -> None:
         shutil.copyfile(folder.weights_path(half), target / f"{half}.safetensors")
     for name in ("prompt.json", "prompt.safetensors"):
         shutil.copyfile(folder.path / name, target / name)
+    # The words the voice was prepared with lie beside its runs.
+    lexicon = folder.path.parent.parent / LEXICON_NAME
+    if lexicon.is_file():
+        shutil.copyfile(lexicon, target / LEXICON_NAME)
     keys = ("voice", "release", "base_digest", "token_digest", "run_id", "trainer_version")
     write_json(
         target / "voice.json",

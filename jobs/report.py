@@ -1,11 +1,35 @@
-"""Report: what a corpus and its runs came to → one HTML page, and one for each run."""
+"""Report: what a corpus and its runs came to → one HTML page, and one for each run.
+
+`coverage` says which sounds of its languages a voice lacks, and which sentences of a file would bring them.
+"""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipelines.report.numbers import collect
+from gsv_core.text.coverage import Coverage, Proposal, Sentence, propose_sentences
+from gsv_core.text.front_end import phonemise
+from pipelines.report.numbers import collect, collect_coverage
 from pipelines.report.page import write_report
+from pipelines.sources import read_lexicon
+
+_LARGEST_FILE_BYTES = 64 << 20
+_LONGEST_SENTENCE = 500
+_LEAST_SPOKEN = 0.1
+"""Of all phonemes heard: a language spoken less is one of borrowed words, whose other sounds nobody misses."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VoiceCoverage:
+    """What a voice covers of each language it speaks; what to record, where sentences were given to choose from.
+
+    `unusable` counts the lines of that file that cannot be spoken, or are too long to be recorded in one go.
+    """
+
+    voice: str
+    languages: tuple[Coverage, ...]
+    proposal: Proposal | None = None
+    unusable: int = 0
 
 
 def report(corpus: Path, out: Path | None = None) -> Path:
@@ -19,3 +43,51 @@ def report_runs(corpus: Path, runs: Mapping[str, Path]) -> None:
     for voice in numbers.voices:
         if voice.voice in runs:
             write_report(replace(numbers, voices=(voice,)), runs[voice.voice] / "report.html")
+
+
+def coverage(corpus: Path, voice: str, sentences: Path | None = None, *, most: int = 20) -> VoiceCoverage:
+    """What the clips of `voice` cover, and at most `most` of the `sentences` (a text file, one a line) that add to it.
+
+    Sentences are chosen for the languages the voice really speaks, not for those of single borrowed words.
+
+    Raises:
+        ValueError: no such corpus or voice, nothing of it has phonemes, or the file cannot be read.
+    """
+    languages = collect_coverage(corpus, voice)
+    if not languages:
+        raise ValueError(f"voice {voice!r} has no clip with phonemes: there is nothing to measure")
+    if sentences is None:
+        return VoiceCoverage(voice=voice, languages=languages)
+    heard = sum(entry.phonemes_heard for entry in languages)
+    spoken = [entry for entry in languages if entry.phonemes_heard >= _LEAST_SPOKEN * heard]
+    mode = spoken[0].language if len(spoken) == 1 else "auto"
+    if mode == "auto" and any(entry.language == "yue" for entry in spoken):
+        mode = "auto_yue"
+    lexicon = read_lexicon(corpus / "voices" / voice)
+    candidates, unusable = [], 0
+    for line in _lines(sentences):
+        try:
+            if len(line) > _LONGEST_SENTENCE:
+                raise ValueError(f"{len(line)} characters")
+            spans = phonemise(line, mode, lexicon=lexicon).spans
+        except ValueError:
+            unusable += 1
+            continue
+        candidates.append(Sentence.of(line, [(span.language, span.phonemes) for span in spans]))
+    missing = {unit: weight for entry in spoken for unit, weight in entry.missing.items()}
+    proposal = propose_sentences(missing, candidates, most=most)
+    return VoiceCoverage(voice=voice, languages=languages, proposal=proposal, unusable=unusable)
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a text file that hold something, each once, without control characters."""
+    try:
+        if path.stat().st_size > _LARGEST_FILE_BYTES:
+            raise ValueError(f"--sentences {path}: larger than {_LARGEST_FILE_BYTES} bytes; give a part of it")
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise ValueError(f"--sentences {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"--sentences {path}: not UTF-8; save the file as UTF-8") from error
+    shown = ("".join(letter if letter.isprintable() else " " for letter in line) for line in text.split("\n"))
+    return list(dict.fromkeys(filter(None, map(str.strip, shown))))

@@ -1,14 +1,15 @@
 """A registered voice as MLflow's Python model: text and language in, WAV bytes and their rate out.
 
 MLflow stores this very file, with the gsv_core beside it, in every version, so it imports nothing else of ours. The
-voice's own files are one folder: `voice.json`, the weights of both networks and the Prompt. The base they belong to is
-found by release and compared by digest: inside the version (`base/`), in the folder the model configuration calls
-`models`, or in that of the environment's GSV_MODELS; `nano` needs none. Axes: T samples.
+voice's own files are one folder: `voice.json`, the weights of both networks, the Prompt, and the voice's `lexicon.tsv`
+if it had one. The base they belong to is found by release and compared by digest: inside the version (`base/`), in the
+folder the model configuration calls `models`, or in that of the environment's GSV_MODELS; `nano` needs none. Axes: T
+samples.
 """
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from gsv_core.audio.wav import read_wav, wav_bytes
 from gsv_core.checkpoints.base import load_base
 from gsv_core.features import ENCODER_RATE_HZ, RATE_HZ, speaker_vector_of
 from gsv_core.synthesis.synthesiser import Prompt, Synthesiser
+from gsv_core.text.lexicon import FILE_NAME as LEXICON_NAME
+from gsv_core.text.lexicon import Lexicon
 
 SCHEMA_VERSION = 1
 REFERENCE_SECONDS = (3.0, 10.0)
@@ -36,20 +39,30 @@ class Voice:
     description: dict[str, Any]
     synthesiser: Synthesiser
     prompt: Prompt
+    lexicon: Lexicon = field(default_factory=Lexicon)
 
     def speak(
-        self, text: str, language: str, *, speed: float = 1.0, seed: int = 0, reference: bytes | None = None
+        self,
+        text: str,
+        language: str,
+        *,
+        speed: float = 1.0,
+        seed: int = 0,
+        reference: bytes | None = None,
+        lexicon: Lexicon | None = None,
     ) -> tuple[bytes, int]:
         """`text` as the bytes of a 16-bit WAV and their rate in Hz; the same arguments give the same bytes.
 
         `reference` is another recording of the voice, WAV bytes of 3 to 10 s, that gives the timbre instead of the
-        stored Prompt; its words are not known, so it continues nothing ("no-text" mode).
+        stored Prompt; its words are not known, so it continues nothing ("no-text" mode). Words of `lexicon` count
+        before the voice's own.
 
         Raises:
             ValueError: nothing speakable, an unknown language, a speed out of range, or an unfit reference.
         """
         prompt = self.prompt if reference is None else self._prompt_of(reference)
-        speech = self.synthesiser.speak(text, language, prompt, speed=speed, seed=seed)
+        words = lexicon.over(self.lexicon) if lexicon else self.lexicon
+        speech = self.synthesiser.speak(text, language, prompt, speed=speed, seed=seed, lexicon=words)
         return wav_bytes(speech.wave, speech.rate_hz), speech.rate_hz
 
     def _prompt_of(self, reference: bytes) -> Prompt:
@@ -121,7 +134,13 @@ def load_voice(folder: Path, *, models: str | Path | None = None) -> Voice:
             "nano needs the same version of torch, others the same files"
         )
     synthesiser = Synthesiser(base, folder / "semantic.safetensors", folder / "wave.safetensors")
-    return Voice(description=description, synthesiser=synthesiser, prompt=Prompt.load(folder))
+    words = folder / LEXICON_NAME
+    return Voice(
+        description=description,
+        synthesiser=synthesiser,
+        prompt=Prompt.load(folder),
+        lexicon=Lexicon.read(words) if words.is_file() else Lexicon(),
+    )
 
 
 def _models_folder(folder: Path, models: str | Path | None) -> Path | None:

@@ -189,7 +189,7 @@ def read_lexicon(folder: Path, language: str | None = None) -> Lexicon:
 
 
 def _lexicon_digest(lexicon: Lexicon, source: Source) -> str | None:
-    """Which words may decide how a recording is read: those in its transcript; all, where a recogniser will write it."""
+    """Names the words that may decide how a recording is read: those in its transcript, else all."""
     part = lexicon if source.transcript is None else lexicon.part_for(source.transcript)
     return part.digest if part else None
 
@@ -270,6 +270,7 @@ def _from_folder(root: Path) -> list[_Found]:
 def _merge(into: _Found, more: _Found) -> None:
     into.files += more.files
     into.rejections += more.rejections
+    into.folder = into.folder or more.folder
 
 
 def _voice_folder(folder: Path, *, recursive: bool) -> _Found:

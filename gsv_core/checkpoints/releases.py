@@ -9,10 +9,13 @@ from enum import StrEnum
 from types import MappingProxyType
 
 from gsv_core.audio.spectrogram import SpectrogramConfig
+from gsv_core.networks.bigvgan import BigVganConfig
 from gsv_core.networks.discriminators import DiscriminatorConfig
+from gsv_core.networks.semantic_to_mel import SemanticToMelConfig
 from gsv_core.networks.semantic_to_wave import SemanticToWaveConfig
 from gsv_core.networks.speaker_encoder import SpeakerEncoderConfig
 from gsv_core.networks.text_to_semantic import TextToSemanticConfig
+from gsv_core.networks.vocoder import VocoderConfig
 
 REPOSITORY = "lj1995/GPT-SoVITS"
 
@@ -39,9 +42,17 @@ class ReleaseSpec:
     text_to_semantic: TextToSemanticConfig
     semantic_to_wave: SemanticToWaveConfig | None = None
     """None: a release whose second network predicts a mel spectrogram (v3, v4)."""
+    semantic_to_mel: SemanticToMelConfig | None = None
+    """Set where `semantic_to_wave` is not."""
     discriminators: DiscriminatorConfig | None = None
+    vocoder: VocoderConfig | None = None
+    """A `BigVganConfig` where the vocoder is BigVGAN (v3)."""
+    sampling_steps: int = 32
+    """Of the flow from noise to mel, where nothing else is asked for."""
     speaker_encoder: SpeakerEncoderConfig | None = None
     spectrogram: SpectrogramConfig = SpectrogramConfig()  # noqa: RUF009 - frozen
+    mel_spectrogram: SpectrogramConfig | None = None
+    """What `semantic_to_mel` predicts: mel bands at the rate that its vocoder takes."""
     output_rate_hz: int = 32_000
     text_to_semantic_file: str | None = None
     generator_file: str | None = None
@@ -137,6 +148,9 @@ _V3 = ReleaseSpec(
     release=Release.V3,
     symbols="v2",
     text_to_semantic=TextToSemanticConfig(),
+    semantic_to_mel=SemanticToMelConfig(),
+    vocoder=BigVganConfig(),
+    mel_spectrogram=SpectrogramConfig(rate_hz=24_000, n_fft=1024, hop=256, window=1024, mel_bands=100),
     output_rate_hz=24_000,
     text_to_semantic_file="s1v3.ckpt",
     generator_file="s2Gv3.pth",
@@ -151,6 +165,12 @@ _V4 = ReleaseSpec(
     release=Release.V4,
     symbols="v2",
     text_to_semantic=TextToSemanticConfig(),
+    semantic_to_mel=SemanticToMelConfig(
+        stretch=2.0, most_frames_per_token=4.0, reference_frames=500, chunk_frames=1000
+    ),
+    vocoder=VocoderConfig(),
+    mel_spectrogram=SpectrogramConfig(n_fft=1280, hop=320, window=1280, mel_bands=100),
+    sampling_steps=8,
     output_rate_hz=48_000,
     text_to_semantic_file="s1v3.ckpt",
     generator_file="gsv-v4-pretrained/s2Gv4.pth",

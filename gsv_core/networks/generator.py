@@ -1,7 +1,10 @@
-"""Latent frames and timbre to a wave: HiFi-GAN's generator (Kong et al. 2020, arXiv:2010.05646).
+"""Frames, and perhaps a timbre, to a wave: HiFi-GAN's generator (Kong et al. 2020, arXiv:2010.05646).
 
-Shapes: B batch, Z latent channels, L frames, C channels, T samples, G width of the timbre vector.
+The last part of semantic-to-wave, on latent frames, and the vocoder of v4, on mel frames.
+Shapes: B batch, Z input channels, L frames, C channels, T samples, G width of the timbre vector.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +19,8 @@ SLOPE = 0.1
 class Generator(nn.Module):
     """(B, Z, L), (B, G, 1) -> (B, 1, T) in [-1, 1], T = L times the product of the rates.
 
-    Each stage stretches time by its rate, halves the channels and averages one residual block per kernel.
+    Each stage stretches time by its rate, halves the channels and averages one residual block per kernel. Without a
+    `timbre_width` there is no timbre.
     """
 
     def __init__(
@@ -28,35 +32,51 @@ class Generator(nn.Module):
         kernels: tuple[int, ...],
         block_kernels: tuple[int, ...],
         block_dilations: tuple[tuple[int, ...], ...],
-        timbre_width: int,
+        timbre_width: int | None,
+        final_bias: bool = False,
     ) -> None:
         super().__init__()
         self.blocks_per_stage = len(block_kernels)
         self.conv_pre = nn.Conv1d(latent, channels, 7, padding=3)
-        self.cond = nn.Conv1d(timbre_width, channels, 1)
+        self.cond = None if timbre_width is None else nn.Conv1d(timbre_width, channels, 1)
         self.ups = nn.ModuleList()
         self.resblocks = nn.ModuleList()
         for rate, kernel in zip(rates, kernels, strict=True):
             self.ups.append(WeightNormConvTranspose1d(channels, channels // 2, kernel, stride=rate))
             channels //= 2
             for block_kernel, dilations in zip(block_kernels, block_dilations, strict=True):
-                self.resblocks.append(_ResidualBlock(channels, block_kernel, dilations))
-        self.conv_post = nn.Conv1d(channels, 1, 7, padding=3, bias=False)
+                self.resblocks.append(ResidualBlock(channels, block_kernel, dilations))
+        self.conv_post = nn.Conv1d(channels, 1, 7, padding=3, bias=final_bias)
 
-    def forward(self, latent: Tensor, timbre: Tensor) -> Tensor:
-        x = self.conv_pre(latent) + self.cond(timbre)
+    def forward(self, latent: Tensor, timbre: Tensor | None = None) -> Tensor:
+        if (self.cond is None) != (timbre is None):
+            raise ValueError("this generator needs a timbre" if timbre is None else "this generator takes no timbre")
+        x = self.conv_pre(latent)
+        if self.cond is not None:
+            x = x + self.cond(timbre)
         for stage, up in enumerate(self.ups):
-            x = up(functional.leaky_relu(x, SLOPE))
-            start = stage * self.blocks_per_stage
-            blocks = self.resblocks[start : start + self.blocks_per_stage]
-            x = sum(block(x) for block in blocks) / self.blocks_per_stage
+            x = mean_of_blocks(self.resblocks, stage, self.blocks_per_stage, up(functional.leaky_relu(x, SLOPE)))
         return torch.tanh(self.conv_post(functional.leaky_relu(x)))
 
 
-class _ResidualBlock(nn.Module):
-    """Per dilation: x + convolution(dilated convolution(x)): (B, C, L) -> (B, C, L)."""
+def mean_of_blocks(blocks: nn.ModuleList, stage: int, count: int, x: Tensor) -> Tensor:
+    """The mean over what the `count` residual blocks of `stage` make of `x`: (B, C, L) -> (B, C, L)."""
+    total = blocks[stage * count](x)
+    for block in blocks[stage * count + 1 : (stage + 1) * count]:
+        total = total + block(x)
+    return total / count
 
-    def __init__(self, channels: int, kernel: int, dilations: tuple[int, ...]) -> None:
+
+class ResidualBlock(nn.Module):
+    """Per dilation: x + convolution(dilated convolution(x)), an activation before each: (B, C, L) -> (B, C, L)."""
+
+    def __init__(
+        self,
+        channels: int,
+        kernel: int,
+        dilations: tuple[int, ...],
+        activation: Callable[[], nn.Module] = lambda: nn.LeakyReLU(SLOPE),
+    ) -> None:
         super().__init__()
         self.convs1 = nn.ModuleList(
             WeightNormConv1d(channels, channels, kernel, dilation=dilation, padding=dilation * (kernel // 2))
@@ -65,8 +85,10 @@ class _ResidualBlock(nn.Module):
         self.convs2 = nn.ModuleList(
             WeightNormConv1d(channels, channels, kernel, padding=kernel // 2) for _ in dilations
         )
+        self.activations = nn.ModuleList(activation() for _ in range(2 * len(dilations)))
 
     def forward(self, x: Tensor) -> Tensor:
-        for dilated, plain in zip(self.convs1, self.convs2, strict=True):
-            x = x + plain(functional.leaky_relu(dilated(functional.leaky_relu(x, SLOPE)), SLOPE))
+        before_dilated, before_plain = self.activations[::2], self.activations[1::2]
+        for first, dilated, second, plain in zip(before_dilated, self.convs1, before_plain, self.convs2, strict=True):
+            x = x + plain(second(dilated(first(x))))
         return x

@@ -4,6 +4,8 @@ Weight normalisation: Salimans and Kingma 2016, arXiv:1602.07868. Gated stacks: 
 arXiv:1609.03499. Shapes: B batch, C channels, L frames, G width of the timbre vector.
 """
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -25,6 +27,9 @@ def slice_frames(values: Tensor, starts: Tensor, length: int) -> Tensor:
     return values.gather(2, columns.unsqueeze(1).expand(-1, values.shape[1], -1))
 
 
+_Plain = TypeVar("_Plain", nn.Conv1d, nn.ConvTranspose1d)
+
+
 class _WeightNorm(nn.Module):
     """Holds `weight_g`, `weight_v` and perhaps `bias` instead of a weight: weight = weight_g * weight_v / |weight_v|.
 
@@ -40,6 +45,29 @@ class _WeightNorm(nn.Module):
     @property
     def weight(self) -> Tensor:
         return self.weight_v * (self.weight_g / _norm_per_row(self.weight_v))
+
+    def folded(self) -> nn.Module:
+        """A plain convolution that computes the same."""
+        raise NotImplementedError
+
+    def _filled(self, plain: _Plain, weight: Tensor) -> _Plain:
+        """`plain`, made on the meta device, with `weight` and our bias in place of its own."""
+        plain.weight = nn.Parameter(weight.detach().contiguous(), requires_grad=self.weight_v.requires_grad)
+        if self.bias is not None:
+            plain.bias = nn.Parameter(self.bias.detach(), requires_grad=self.bias.requires_grad)
+        return plain
+
+
+def fold_weight_norm(network: nn.Module) -> None:
+    """Replace every weight-normalised part of `network`, in place, by a plain convolution of the same weight.
+
+    For inference: a weight is then computed once and not in every call. The names of its tensors are no longer those of
+    the files, so a folded network is never the one that is saved or trained.
+    """
+    for name, module in list(network.named_modules()):
+        if isinstance(module, _WeightNorm):
+            parent, _, own_name = name.rpartition(".")
+            network.get_submodule(parent).register_module(own_name, module.folded())
 
 
 def _norm_per_row(weight: Tensor) -> Tensor:
@@ -59,13 +87,29 @@ class WeightNormConv1d(_WeightNorm):
         padding: int = 0,
         dilation: int = 1,
         groups: int = 1,
+        bias: bool = True,
     ) -> None:
-        plain = nn.Conv1d(inputs, outputs, kernel, groups=groups)
+        plain = nn.Conv1d(inputs, outputs, kernel, groups=groups, bias=bias)
         super().__init__(plain.weight, plain.bias)
         self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
 
     def forward(self, x: Tensor) -> Tensor:
         return functional.conv1d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+    def folded(self) -> nn.Conv1d:
+        outputs, inputs, kernel = self.weight_v.shape
+        plain = nn.Conv1d(
+            inputs * self.groups,
+            outputs,
+            kernel,
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+            groups=self.groups,
+            bias=self.bias is not None,
+            device="meta",
+        )
+        return self._filled(plain, self.weight)
 
 
 class WeightNormColumnConv2d(_WeightNorm):
@@ -83,6 +127,11 @@ class WeightNormColumnConv2d(_WeightNorm):
     def forward(self, x: Tensor) -> Tensor:
         return functional.conv1d(x, self.weight.squeeze(3), self.bias, self.stride, self.padding)
 
+    def folded(self) -> nn.Conv1d:
+        outputs, inputs, kernel, _ = self.weight_v.shape
+        plain = nn.Conv1d(inputs, outputs, kernel, stride=self.stride, padding=self.padding, device="meta")
+        return self._filled(plain, self.weight.squeeze(3))
+
 
 class WeightNormConvTranspose1d(_WeightNorm):
     """A weight-normalised transposed convolution: (B, C, L) -> (B, C', stride * L) where kernel - stride is even."""
@@ -94,6 +143,11 @@ class WeightNormConvTranspose1d(_WeightNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         return functional.conv_transpose1d(x, self.weight, self.bias, self.stride, self.padding)
+
+    def folded(self) -> nn.ConvTranspose1d:
+        inputs, outputs, kernel = self.weight_v.shape
+        plain = nn.ConvTranspose1d(inputs, outputs, kernel, self.stride, self.padding, device="meta")
+        return self._filled(plain, self.weight)
 
 
 class ChannelLayerNorm(nn.Module):

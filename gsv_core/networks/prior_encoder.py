@@ -2,7 +2,7 @@
 
 Content and phonemes are encoded apart, joined by cross-attention, encoded again and projected to a mean and a log
 scale per frame (the prior of VITS, Kim et al. 2021, arXiv:2106.06103).
-Shapes: B batch, C channels, L frames, P phonemes, G width of the joined timbre, Z channels of the latent.
+Shapes: B batch, C channels, D width, L frames, P phonemes, G width of the joined timbre, Z channels of the latent.
 """
 
 import math
@@ -60,6 +60,21 @@ class PriorEncoder(nn.Module):
         speed: float = 1.0,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Mean, log scale and the mask of their frames, L' = L at speed 1, else int(L / speed) + 1."""
+        joined, mask = self.join(content, content_mask, phoneme_ids, phoneme_mask, timbre, speed=speed)
+        mean, log_scale = (self.proj(joined) * mask).split(self.latent, dim=1)
+        return mean, log_scale, mask
+
+    def join(
+        self,
+        content: Tensor,
+        content_mask: Tensor,
+        phoneme_ids: Tensor,
+        phoneme_mask: Tensor,
+        timbre: Tensor,
+        *,
+        speed: float = 1.0,
+    ) -> tuple[Tensor, Tensor]:
+        """What is known of each frame before it becomes a distribution, and the mask: (B, D, L'), (B, 1, L')."""
         spoken = self.encoder_ssl(self.ssl_proj(content * content_mask), content_mask)
         written = self.encoder_text(self.text_embedding(phoneme_ids).transpose(1, 2), phoneme_mask)
         joined = self.encoder2(self.mrte(spoken, content_mask, written, phoneme_mask, timbre), content_mask)
@@ -67,8 +82,7 @@ class PriorEncoder(nn.Module):
             length = int(joined.shape[2] / speed) + 1
             joined = functional.interpolate(joined, size=length, mode="linear")
             content_mask = functional.interpolate(content_mask, size=length, mode="nearest")
-        mean, log_scale = (self.proj(joined) * content_mask).split(self.latent, dim=1)
-        return mean, log_scale, content_mask
+        return joined, content_mask
 
 
 class _Join(nn.Module):

@@ -5,11 +5,17 @@ before them (prefix language model; Vaswani et al. 2017, arXiv:1706.03762; VALL-
 Unusual: no final norm; sinusoidal positions times a learned factor, restarting at the first token; text vectors enter
 through a linear layer whose bias is added even where there is no vector. Parameter names are those of the files
 (without their prefix `model.`). A new network draws its weights from torch's global generator.
-Shapes: B batch, P phonemes, S semantic tokens, V vocabulary, D width, H heads, W width of the text vectors.
+
+Decoding is `prefill` once, then `step` per token. What a step costs is reading weights and cache: keys and values are
+written in place, rows of different length share a batch, and for batches on a CPU the weights are laid out anew.
+Shapes: B batch, P phonemes, S semantic tokens, L columns (P + S), V vocabulary, D width, H heads, W width of the text
+vectors.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -72,34 +78,57 @@ class SemanticForward:
         return (hits & real).sum() / real.sum()
 
 
+_SPAN_COLUMNS = 64
+"""Attention looks at a multiple of this many columns, so that the shapes of a step seldom change."""
+
+_PANEL_ROWS, _PANEL_BATCH = 32, 4
+"""Outputs side by side in a panel of weights; rows in a batch from which repacking pays."""
+
+LayerWeights = tuple[Tensor, ...]
+"""What a step reads of one layer: into attention, out of it, into the feed-forward part, out of it."""
+
+
 @dataclass
 class SemanticCache:
     """What decoding remembers: keys and values of all columns so far, written in place, room reserved ahead.
 
-    keys, values: per layer (B, H, capacity, D / H). `visible` (B, P) is None where no phoneme is padding.
+    A row's phonemes, its prompt and its new tokens begin at the same column in all rows; padding between is hidden.
     """
 
-    keys: list[Tensor]
-    values: list[Tensor]
+    past: list[Tensor]
+    """per layer (B, 2, H, capacity, D / H): keys and values"""
+    bias: Tensor
+    """(B, 1, 1, capacity): 0, and minus infinity where a column is padding"""
+    column: Tensor
+    """(1,) int64: where the next token goes"""
+    positions: Tensor
+    """(B,) int64: the position of the next token of each row"""
+    weights: list[LayerWeights]
     length: int
-    token_position: int
-    visible: Tensor | None
+    """the same number as `column`, known without asking the device"""
 
-    def mask(self) -> Tensor | None:
-        """Which of the columns so far a query may see: (B, 1, 1, length) bool, or None for all."""
-        if self.visible is None:
-            return None
-        tokens = self.length - self.visible.shape[1]
-        return functional.pad(self.visible, (0, tokens), value=True)[:, None, None]
+    @property
+    def capacity(self) -> int:
+        return self.bias.shape[3]
+
+    def window(self) -> tuple[Tensor, list[Tensor]]:
+        """`bias` and `past` cut to the columns that the next step looks at; those ahead are hidden there."""
+        needed = self.length + 1
+        span = needed + -needed % _SPAN_COLUMNS
+        return self.bias[..., :span], [past[:, :, :, :span] for past in self.past]
 
     def reserve(self, columns: int) -> None:
         """Make room for `columns` more; doubles the capacity, so that repeated growth stays cheap."""
-        capacity = self.keys[0].shape[2]
-        if self.length + columns <= capacity:
+        if self.length + columns <= self.capacity:
             return
-        extra = max(capacity, self.length + columns - capacity)
-        self.keys = [functional.pad(keys, (0, 0, 0, extra)) for keys in self.keys]
-        self.values = [functional.pad(values, (0, 0, 0, extra)) for values in self.values]
+        extra = max(self.capacity, self.length + columns - self.capacity)
+        self.past = [functional.pad(past, (0, 0, 0, extra)) for past in self.past]
+        self.bias = functional.pad(self.bias, (0, extra))
+
+    def keep(self, rows: Tensor) -> None:
+        """Forget all rows but `rows` (int64), whose order becomes that of the batch."""
+        self.past = [past[rows] for past in self.past]
+        self.bias, self.positions = self.bias[rows], self.positions[rows]
 
 
 class TextToSemantic(nn.Module):
@@ -162,45 +191,73 @@ class TextToSemantic(nn.Module):
         prompt_tokens: Tensor | None,
         *,
         phoneme_lengths: Tensor | None = None,
+        prompt_lengths: Tensor | None = None,
         room: int = 256,
     ) -> tuple[Tensor, SemanticCache]:
         """Read phonemes (B, P) and the prompt (B, S): logits of the first new token (B, V), and the cache for `step`.
 
-        `phoneme_lengths` (B,) lets texts of different length share a right-padded batch. `room`: columns reserved for
-        new tokens; the cache grows when they are used up.
+        `phoneme_lengths`, `prompt_lengths` (B,) let rows of different length share a right-padded batch; a prompt may
+        be empty. `room`: columns reserved for new tokens; the cache grows when they are used up.
         """
-        batch, longest_text = phoneme_ids.shape
-        columns = self._embed_text(phoneme_ids, text_vectors)
-        prompt_length = 0 if prompt_tokens is None else prompt_tokens.shape[1]
-        if prompt_tokens is not None:
-            columns = torch.cat([columns, self._embed_tokens(prompt_tokens)], dim=1)
+        device = phoneme_ids.device
+        (batch, longest_text), prompt = phoneme_ids.shape, prompt_tokens
+        if prompt is None:
+            prompt = phoneme_ids.new_zeros(batch, 0)
         if phoneme_lengths is None:
-            phoneme_lengths = torch.full((batch,), longest_text, device=phoneme_ids.device)
-        visible = sequence_mask(phoneme_lengths, longest_text)
-        shape = (batch, self.config.heads, columns.shape[1] + room, self.config.width // self.config.heads)
+            phoneme_lengths = torch.full((batch,), longest_text, device=device)
+        if prompt_lengths is None:
+            prompt_lengths = torch.full((batch,), prompt.shape[1], device=device)
+        text, audio = sequence_mask(phoneme_lengths, longest_text), sequence_mask(prompt_lengths, prompt.shape[1])
+        x = torch.cat([self._embed_text(phoneme_ids, text_vectors), self._embed_tokens(prompt)], dim=1)
+        length = x.shape[1]
+        room += -(length + room) % _SPAN_COLUMNS
+        hidden = functional.pad(~torch.cat([text, audio], dim=1), (0, room))[:, None, None]
         cache = SemanticCache(
-            keys=[columns.new_zeros(shape) for _ in self.h.layers],
-            values=[columns.new_zeros(shape) for _ in self.h.layers],
-            length=columns.shape[1],
-            token_position=prompt_length,
-            visible=None if bool(visible.all()) else visible,
+            past=[
+                x.new_zeros(batch, 2, self.config.heads, length + room, self.config.width // self.config.heads)
+                for _ in self.h.layers
+            ],
+            bias=x.new_zeros(hidden.shape).masked_fill(hidden, -torch.inf),
+            column=torch.tensor([length], device=device),
+            positions=prompt_lengths.clone(),
+            weights=[layer.step_weights(batch) for layer in self.h.blocks()],
+            length=length,
         )
-        prompt = torch.ones(batch, prompt_length, dtype=torch.bool, device=phoneme_ids.device)
-        hidden = self.h(columns, _prefix_mask(visible, prompt), cache)
-        if prompt_length:
-            last = hidden[:, -1]
-        else:
-            last = hidden[torch.arange(batch, device=hidden.device), phoneme_lengths - 1]
-        return self.ar_predict_layer(last), cache
+        x = self.h(x, _prefix_mask(text, audio), cache.past)
+        last = torch.where(prompt_lengths > 0, longest_text + prompt_lengths, phoneme_lengths) - 1
+        return self.ar_predict_layer(x[torch.arange(batch, device=device), last]), cache
 
     @torch.no_grad()
     def step(self, tokens: Tensor, cache: SemanticCache) -> Tensor:
-        """Append one token per item (B,) and predict the next: logits (B, V). The cache is updated in place."""
+        """Append one token per row (B,) and predict the next: logits (B, V). The cache is updated in place."""
         cache.reserve(1)
-        column = self._embed_tokens(tokens.unsqueeze(1), start=cache.token_position)
+        self.ar_audio_position.reach(cache.capacity)
+        logits = self.decode(tokens, cache.column, cache.positions, *cache.window(), cache.weights)
         cache.length += 1
-        cache.token_position += 1
-        return self.ar_predict_layer(self.h(column, cache.mask(), cache)[:, 0])
+        return logits
+
+    def decode(
+        self,
+        tokens: Tensor,
+        column: Tensor,
+        positions: Tensor,
+        bias: Tensor,
+        past: Sequence[Tensor],
+        weights: Sequence[LayerWeights],
+    ) -> Tensor:
+        """The tensors of a step: what is named as in `SemanticCache`, `past` and `bias` cut to the columns in view.
+
+        Writes `past` and advances `column` and `positions` in place. Nothing here depends on a value, so that it can be
+        compiled or captured in a graph as it stands.
+        """
+        x = self.ar_audio_position.at(self.ar_audio_embedding(tokens), positions)
+        ahead = torch.arange(bias.shape[3], device=bias.device) > column
+        bias = bias.masked_fill(ahead, -torch.inf)
+        for layer, layer_past, layer_weights in zip(self.h.blocks(), past, weights, strict=True):
+            x = layer.step(x, layer_past, column, bias, layer_weights)
+        column.add_(1)
+        positions.add_(1)
+        return self.ar_predict_layer(x)
 
     def _embed_text(self, phoneme_ids: Tensor, text_vectors: Tensor | None) -> Tensor:
         embedded = self.token_drop(self.ar_text_embedding(phoneme_ids))
@@ -208,8 +265,46 @@ class TextToSemantic(nn.Module):
             return self.ar_text_position(embedded + self.bert_proj.bias)
         return self.ar_text_position(embedded + self.bert_proj(text_vectors.to(embedded.dtype)))
 
-    def _embed_tokens(self, tokens: Tensor, start: int = 0) -> Tensor:
-        return self.ar_audio_position(self.token_drop(self.ar_audio_embedding(tokens)), start)
+    def _embed_tokens(self, tokens: Tensor) -> Tensor:
+        return self.ar_audio_position(self.token_drop(self.ar_audio_embedding(tokens)))
+
+
+class GraphedStep:
+    """`TextToSemantic.step` for one cache on a CUDA device: captured once, then replayed without launching kernels.
+
+    All reserved columns are in view at every step, so that no shape changes.
+    """
+
+    def __init__(self, network: TextToSemantic, cache: SemanticCache) -> None:
+        self.cache = cache
+        self.tokens = torch.zeros_like(cache.positions)
+        network.ar_audio_position.reach(cache.capacity)
+        column, positions = cache.column.clone(), cache.positions.clone()
+
+        def decode() -> Tensor:
+            return network.decode(self.tokens, cache.column, cache.positions, cache.bias, cache.past, cache.weights)
+
+        with torch.no_grad(), torch.cuda.device(self.tokens.device):
+            # Libraries set themselves up in their first call, which cannot be captured.
+            aside = torch.cuda.Stream()
+            aside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(aside):
+                decode()
+            torch.cuda.current_stream().wait_stream(aside)
+            cache.column.copy_(column)
+            cache.positions.copy_(positions)
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph):
+                self.logits = decode()
+
+    def __call__(self, tokens: Tensor, cache: SemanticCache) -> Tensor:
+        """Append one token per row (B,) and predict the next: logits (B, V), valid until the next call."""
+        assert cache is self.cache, "a graph belongs to the cache it was captured with"
+        assert cache.length < cache.capacity, "a captured cache cannot grow"
+        self.tokens.copy_(tokens)
+        self.graph.replay()
+        cache.length += 1
+        return self.logits
 
 
 def _prefix_mask(phonemes: Tensor, tokens: Tensor) -> Tensor:
@@ -241,12 +336,19 @@ class _Positions(nn.Module):
         self.drop = nn.Dropout(dropout)
         self.register_buffer("table", _sinusoids(512, width), persistent=False)
 
-    def forward(self, x: Tensor, start: int = 0) -> Tensor:
-        """(B, L, D) -> (B, L, D); the first column has position `start`."""
-        end = start + x.shape[1]
-        if end > self.table.shape[0]:
-            self.table = _sinusoids(2 * end, x.shape[2]).to(self.table)
-        return self.drop(x + self.alpha * self.table[start:end].to(x.dtype))
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, L, D) -> (B, L, D), the first column at position 0."""
+        self.reach(x.shape[1])
+        return self.drop(x + self.alpha * self.table[: x.shape[1]].to(x.dtype))
+
+    def at(self, x: Tensor, positions: Tensor) -> Tensor:
+        """(B, D) -> (B, D), each row at its own position (B,), which the table must `reach`."""
+        return x + self.alpha * self.table[positions].to(x.dtype)
+
+    def reach(self, length: int) -> None:
+        """Let the table hold positions up to `length`."""
+        if length > self.table.shape[0]:
+            self.table = _sinusoids(2 * length, self.table.shape[1]).to(self.table)
 
 
 def _sinusoids(length: int, width: int) -> Tensor:
@@ -260,10 +362,12 @@ class _Transformer(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(_Layer(config.width, config.heads, config.dropout) for _ in range(config.layers))
 
-    def forward(self, x: Tensor, mask: Tensor | None, cache: SemanticCache | None = None) -> Tensor:
+    def blocks(self) -> "list[_Layer]":
+        return cast("list[_Layer]", list(self.layers))
+
+    def forward(self, x: Tensor, mask: Tensor, past: Sequence[Tensor] | None = None) -> Tensor:
         for index, layer in enumerate(self.layers):
-            past = None if cache is None else (cache.keys[index], cache.values[index], cache.length)
-            x = layer(x, mask, past)
+            x = layer(x, mask, None if past is None else past[index])
         return x
 
 
@@ -279,9 +383,26 @@ class _Layer(nn.Module):
         self.norm2 = nn.LayerNorm(width)
         self.drop = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, mask: Tensor | None, past: tuple[Tensor, Tensor, int] | None) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor, past: Tensor | None) -> Tensor:
         x = self.norm1(x + self.drop(self.self_attn(x, mask, past)))
         return self.norm2(x + self.drop(self.linear2(self.drop(torch.relu(self.linear1(x))))))
+
+    def step(self, x: Tensor, past: Tensor, column: Tensor, bias: Tensor, weights: LayerWeights) -> Tensor:
+        """`forward` of one column per row without dropout, (B, D) -> (B, D), with what `step_weights` gave."""
+        attention = self.self_attn
+        into, out, wide, narrow = weights
+        packed = _project(x, into, attention.in_proj_bias).unflatten(1, (3, attention.heads, 1, -1))
+        past.index_copy_(3, column, packed[:, 1:])
+        keys, values = past.unbind(1)
+        mixed = functional.scaled_dot_product_attention(packed[:, 0], keys, values, attn_mask=bias)
+        x = self.norm1(_project(mixed.flatten(1), out, attention.out_proj.bias) + x)
+        return self.norm2(_project(_project(x, wide, self.linear1.bias).relu_(), narrow, self.linear2.bias) + x)
+
+    def step_weights(self, batch: int) -> LayerWeights:
+        """The weights in the layout that suits steps of `batch` rows."""
+        attention = self.self_attn
+        weights = (attention.in_proj_weight, attention.out_proj.weight, self.linear1.weight, self.linear2.weight)
+        return tuple(_panels(weight) if _prefers_panels(weight, batch) else weight for weight in weights)
 
 
 class _SelfAttention(nn.Module):
@@ -295,16 +416,37 @@ class _SelfAttention(nn.Module):
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.zeros_(self.out_proj.bias)
 
-    def forward(self, x: Tensor, mask: Tensor | None, past: tuple[Tensor, Tensor, int] | None) -> Tensor:
-        """(B, L, D) -> (B, L, D); `past` is the cache of this layer and how many columns it holds after this call."""
+    def forward(self, x: Tensor, mask: Tensor, past: Tensor | None) -> Tensor:
+        """(B, L, D) -> (B, L, D); leaves keys and values in the first columns of `past` (B, 2, H, capacity, D / H)."""
         packed = functional.linear(x, self.in_proj_weight, self.in_proj_bias)
-        queries, keys, values = packed.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, H, L, D / H)
+        packed = packed.unflatten(2, (3, self.heads, -1)).permute(0, 2, 3, 1, 4)  # (B, 3, H, L, D / H)
         if past is not None:
-            all_keys, all_values, length = past
-            start = length - x.shape[1]
-            all_keys[:, :, start:length] = keys
-            all_values[:, :, start:length] = values
-            keys, values = all_keys[:, :, :length], all_values[:, :, :length]
+            past[:, :, :, : x.shape[1]] = packed[:, 1:]
+        queries, keys, values = packed.unbind(1)
         dropout = self.dropout if self.training else 0.0
         mixed = functional.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, dropout_p=dropout)
         return self.out_proj(mixed.transpose(1, 2).flatten(2))
+
+
+def _prefers_panels(weight: Tensor, batch: int) -> bool:
+    """Whether steps of `batch` rows are faster on `_panels`, as measured with MKL, which repacks plain weights."""
+    return (
+        batch >= _PANEL_BATCH
+        and weight.device.type == "cpu"
+        and weight.dtype == torch.float32
+        and weight.shape[0] % _PANEL_ROWS == 0
+        and torch.backends.mkl.is_available()
+    )
+
+
+def _panels(weight: Tensor) -> Tensor:
+    """A copy of (N, K) whose products with few rows read it in order: (N / 32, K, 32)."""
+    return weight.unflatten(0, (-1, _PANEL_ROWS)).transpose(1, 2).contiguous()
+
+
+def _project(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """`functional.linear`, (B, K) -> (B, N), of a weight (N, K) or its panels."""
+    if weight.ndim == 2:
+        return functional.linear(x, weight, bias)
+    panels = torch.baddbmm(bias.view(len(weight), 1, -1), x.expand(len(weight), -1, -1), weight)
+    return panels.transpose(0, 1).flatten(1)

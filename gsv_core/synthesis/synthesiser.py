@@ -1,8 +1,8 @@
 """Text and a Prompt to a wave, with a base and the weights of one voice.
 
 Text is cut into sentences; each goes through text → semantic behind the Prompt's phonemes and tokens, then through
-semantic → wave in the Prompt's timbre. Shapes: P phonemes, S tokens, T samples, F frequency bins, L frames,
-K speaker vector, W text vector.
+semantic → wave in the Prompt's timbre, or (v3, v4) through semantic → mel as what the Prompt says next, and a vocoder.
+Shapes: P phonemes, S tokens, T samples, F frequency bins, L frames, K speaker vector, W text vector, G timbre.
 """
 
 import copy
@@ -19,15 +19,22 @@ from torch import Tensor, nn
 from gsv_core.audio.spectrogram import linear_spectrogram
 from gsv_core.checkpoints.base import BaseModel
 from gsv_core.checkpoints.weights import load_weights, save_weights, write_json
-from gsv_core.features import Features, extract_features, text_vectors_of
-from gsv_core.synthesis.sampling import Sampling, sample_tokens
+from gsv_core.features import RATE_HZ, Features, extract_features, text_vectors_of
+from gsv_core.networks.layers import fold_weight_norm
+from gsv_core.networks.semantic_to_mel import SemanticToMel, denormalise_mel
+from gsv_core.networks.semantic_to_wave import SemanticToWave
+from gsv_core.synthesis.continuation import MelPrompt, continue_mel, mel_prompt, no_prompt
+from gsv_core.synthesis.sampling import Sampling, Sentence, clocks_of, sample_sentences
 from gsv_core.text.front_end import PhonemisedText, UnspeakableText, cut_text, phonemise
+from gsv_core.text.lexicon import Lexicon
 from gsv_core.training.draws import generator_of
 
 _Network = TypeVar("_Network", bound=nn.Module)
 
 PAUSE_S = 0.3
 """Silence between two sentences."""
+SENTENCES_AT_ONCE = 16
+"""Most that are decoded to tokens together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +142,10 @@ class Speech:
 
 
 class Synthesiser:
-    """A base with one voice's weights in it. Gives the same wave for the same text, Prompt and seed."""
+    """A base with one voice's weights in it. Gives the same wave for the same text, Prompt and seed.
+
+    Tensors that the voice does not change are the base's own, not copies: many voices of a base fit beside each other.
+    """
 
     def __init__(
         self,
@@ -155,7 +165,8 @@ class Synthesiser:
         self.device = torch.device(device)
         self.sampling = sampling or Sampling()
         self.text_to_semantic = _with_weights(base.text_to_semantic, _weights_of(semantic_weights, base), self.device)
-        self.semantic_to_wave = _with_weights(base.semantic_to_wave, _weights_of(wave_weights, base), self.device)
+        self.acoustic = _with_weights(base.acoustic, _weights_of(wave_weights, base), self.device)
+        self.vocoder = None if base.vocoder is None else _with_weights(base.vocoder, {}, self.device)
 
     @classmethod
     def from_tensors(
@@ -170,44 +181,60 @@ class Synthesiser:
         """The same from tensors in memory, as a trainer's `weights()` gives them."""
         synthesiser = cls(base, sampling=sampling, device=device)
         synthesiser.text_to_semantic = _with_weights(base.text_to_semantic, semantic_weights, synthesiser.device)
-        synthesiser.semantic_to_wave = _with_weights(base.semantic_to_wave, wave_weights, synthesiser.device)
+        synthesiser.acoustic = _with_weights(base.acoustic, wave_weights, synthesiser.device)
         return synthesiser
 
     def speak(
-        self, text: str, language: str, prompt: Prompt, *, speed: float = 1.0, seed: int = 0, cut: str = "cut5"
+        self,
+        text: str,
+        language: str,
+        prompt: Prompt,
+        *,
+        speed: float = 1.0,
+        seed: int = 0,
+        cut: str = "cut5",
+        lexicon: Lexicon | None = None,
+        steps: int | None = None,
+        guidance: float | None = None,
     ) -> Speech:
-        """`text` in the manner and timbre of `prompt`; `speed` 2 is twice as fast.
+        """`text` in the manner and timbre of `prompt`; `speed` 2 is twice as fast; words of `lexicon` as it says.
+
+        In v3 and v4, `steps` from noise to speech (more: cleaner and slower; None: what the release was published with)
+        and `guidance` (None or 0: none; more follows the text closer, at twice the work).
 
         Raises:
             UnspeakableText: nothing in `text` can be spoken.
-            ValueError: an unknown language, or a speed that is not positive, or an unknown way to `cut`.
+            ValueError: an unknown language, a speed that is not positive, an unknown way to `cut`, or steps or guidance
+                that are out of range or that the release has not.
         """
         if not speed > 0:
             raise ValueError(f"speed must be positive, got {speed}")
-        sentences = self._sentences(text, language, cut)
-        timbre = self._timbre(prompt)
+        flow = self._flow(steps, guidance)
+        sentences = self._sentences(text, language, cut, lexicon)
+        spoken = self._tokens(sentences, prompt, seed)
+        manner = self._manner(prompt)
         pause = np.zeros(round(PAUSE_S * self.rate_hz), dtype=np.float32)
         waves: list[np.ndarray] = []
-        spoken = []
-        for number, sentence in enumerate(sentences):
-            tokens = self._tokens(sentence, prompt, generator_of(seed, number, "tokens"))
-            wave = self._decode(tokens, sentence, timbre, speed, generator_of(seed, number, "latent"))
+        for number, (sentence, tokens) in enumerate(zip(sentences, spoken, strict=True)):
+            ids = torch.tensor(sentence.ids, device=self.device)
+            wave = self._decode(tokens, ids, manner, speed, flow, generator_of(seed, number, "latent"))
             waves += [wave] if number == 0 else [pause, wave]
-            spoken.append(tuple(tokens.tolist()))
         joined = np.concatenate(waves)
         if not np.isfinite(joined).all():
             raise ValueError("the weights give no finite wave; they are damaged or their training diverged")
-        return Speech(joined / max(1.0, float(np.abs(joined).max())), self.rate_hz, tuple(spoken))
+        return Speech(
+            joined / max(1.0, float(np.abs(joined).max())), self.rate_hz, tuple(tuple(t.tolist()) for t in spoken)
+        )
 
     @property
     def rate_hz(self) -> int:
         return self.base.spec.output_rate_hz
 
-    def _sentences(self, text: str, language: str, cut: str) -> list[PhonemisedText]:
+    def _sentences(self, text: str, language: str, cut: str, lexicon: Lexicon | None) -> list[PhonemisedText]:
         sentences = []
         for piece in cut_text(text, cut):
             try:
-                sentences.append(phonemise(piece, language, release=self.base.spec.symbols))
+                sentences.append(phonemise(piece, language, release=self.base.spec.symbols, lexicon=lexicon))
             except UnspeakableText:
                 continue  # a piece of punctuation; the whole text is judged below
         if not sentences:
@@ -222,22 +249,40 @@ class Synthesiser:
         wave = prompt.wave / min(2.0, peak) if peak > 1 else prompt.wave
         spectrogram = linear_spectrogram(wave[None].to(self.device), self.base.spec.spectrogram)
         vector = None if prompt.speaker_vector is None else prompt.speaker_vector.float()[None].to(self.device)
-        return self.semantic_to_wave.timbre(spectrogram, None, vector)
+        if isinstance(self.acoustic, SemanticToMel):
+            return self.acoustic.timbre(spectrogram)
+        return self.acoustic.timbre(spectrogram, None, vector)
 
-    def _tokens(self, sentence: PhonemisedText, prompt: Prompt, generator: torch.Generator) -> Tensor:
-        ids = torch.cat([prompt.phoneme_ids, torch.tensor(sentence.ids)]).to(self.device)
+    def _manner(self, prompt: Prompt) -> "_Manner":
+        timbre = self._timbre(prompt)
+        if isinstance(self.acoustic, SemanticToWave):
+            return _Manner(timbre)
+        if len(prompt.phoneme_ids) == 0:
+            return _Manner(timbre, no_prompt(self.acoustic, timbre))
+        mel_config = self.base.spec.mel_spectrogram
+        assert mel_config is not None
+        said = mel_prompt(self.acoustic, prompt.wave, RATE_HZ, prompt.tokens, prompt.phoneme_ids, timbre, mel_config)
+        return _Manner(timbre, said)
+
+    def _tokens(self, sentences: list[PhonemisedText], prompt: Prompt, seed: int) -> list[Tensor]:
+        """The tokens of each sentence, several sentences decoded together."""
         # Tokens whose phonemes are unknown would be taken for those of the sentence, so they are left out.
         written = len(prompt.phoneme_ids) > 0
         pace = len(prompt.tokens) / len(prompt.phoneme_ids) if written else None
-        return sample_tokens(
-            self.text_to_semantic,
-            ids,
-            self._text_vectors(sentence, prompt),
-            prompt.tokens.to(self.device) if written else None,
-            self.sampling,
-            generator,
-            most_tokens=self.sampling.most_tokens(len(sentence.ids), pace),
-        )
+        asked = [
+            Sentence(
+                phoneme_ids=torch.cat([prompt.phoneme_ids, torch.tensor(sentence.ids)]).to(self.device),
+                text_vectors=self._text_vectors(sentence, prompt),
+                prompt_tokens=prompt.tokens.to(self.device) if written else None,
+                clocks=clocks_of(generator_of(seed, number, "tokens")),
+                most_tokens=self.sampling.most_tokens(len(sentence.ids), pace),
+            )
+            for number, sentence in enumerate(sentences)
+        ]
+        spoken: list[Tensor] = []
+        for start in range(0, len(asked), SENTENCES_AT_ONCE):
+            spoken += sample_sentences(self.text_to_semantic, asked[start : start + SENTENCES_AT_ONCE], self.sampling)
+        return spoken
 
     def _text_vectors(self, sentence: PhonemisedText, prompt: Prompt) -> Tensor | None:
         """(P, W) of the Prompt's text and the sentence; zeros where one has none, None where both have none."""
@@ -251,18 +296,44 @@ class Synthesiser:
         ]
         return torch.cat(parts).to(self.device)
 
+    def _flow(self, steps: int | None, guidance: float | None) -> tuple[int, float]:
+        """Steps and guidance of the flow, those of the release where they are not given."""
+        if isinstance(self.acoustic, SemanticToWave) and (steps is not None or guidance is not None):
+            raise ValueError(f"steps and guidance belong to v3 and v4; {self.base.release} speaks without them")
+        return self.base.spec.sampling_steps if steps is None else steps, guidance or 0.0
+
     @torch.no_grad()
     def _decode(
-        self, tokens: Tensor, sentence: PhonemisedText, timbre: Tensor, speed: float, generator: torch.Generator
+        self,
+        tokens: Tensor,
+        phoneme_ids: Tensor,
+        manner: "_Manner",
+        speed: float,
+        flow: tuple[int, float],
+        generator: torch.Generator,
     ) -> np.ndarray:
-        wave: Tensor = self.semantic_to_wave.decode(
-            tokens[None],
-            torch.tensor(sentence.ids, device=self.device)[None],
-            timbre=timbre,
-            speed=speed,
-            generator=generator,
-        )
+        """The wave (T,) of one sentence's tokens (S,) and phonemes (P,)."""
+        ids, timbre = phoneme_ids[None], manner.timbre
+        if isinstance(self.acoustic, SemanticToWave):
+            wave = self.acoustic.decode(tokens[None], ids, timbre=timbre, speed=speed, generator=generator)
+        else:
+            assert manner.said is not None
+            assert self.vocoder is not None
+            condition = self.acoustic.condition(tokens[None], ids, timbre, speed=speed)
+            steps, guidance = flow
+            mel = continue_mel(
+                self.acoustic, manner.said, condition, steps=steps, guidance=guidance, generator=generator
+            )
+            wave = self.vocoder(denormalise_mel(mel))
         return wave[0, 0].float().cpu().numpy()
+
+
+@dataclass(frozen=True)
+class _Manner:
+    """What decoding needs of a Prompt: its timbre (1, G, 1), and in v3 and v4 what was said last."""
+
+    timbre: Tensor
+    said: MelPrompt | None = None
 
 
 def _tensor(array: np.ndarray | None) -> Tensor | None:
@@ -282,12 +353,31 @@ def _weights_of(path: Path | None, base: BaseModel) -> dict[str, Tensor]:
 
 
 def _with_weights(network: _Network, weights: Mapping[str, Tensor], device: torch.device) -> _Network:
-    """A copy of `network` with `weights` in place of its own."""
-    changed = copy.deepcopy(network)
+    """`network` for inference with `weights` in place of its own: what they leave is shared with it, not copied."""
+    shared = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
+    changed = copy.deepcopy(network, shared)
     own = changed.state_dict()
+    weights = _with_low_rank(weights, own)
     for name, tensor in weights.items():
         if name not in own or own[name].shape != tensor.shape:
             expected = tuple(own[name].shape) if name in own else "no such tensor"
             raise ValueError(f"weights do not fit the base: {name} is {tuple(tensor.shape)}, expected {expected}")
-    changed.load_state_dict({**own, **weights})
+    own |= {name: tensor.to(own[name].dtype) for name, tensor in weights.items()}
+    changed.load_state_dict(own, assign=True)
+    fold_weight_norm(changed)
     return changed.to(device).eval()
+
+
+def _with_low_rank(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`weights` with each pair of LoRA's factors replaced by the sum of their product and the weight they belong to."""
+    factors = {name: tensor for name, tensor in weights.items() if name.endswith((".lora_A", ".lora_B"))}
+    whole = {name: tensor for name, tensor in weights.items() if name not in factors}
+    for owner in sorted({name.rpartition(".")[0] for name in factors}):
+        name = owner if owner in own else f"{owner}.weight"
+        down, up = factors.get(f"{owner}.lora_A"), factors.get(f"{owner}.lora_B")
+        if name not in own or down is None or up is None:
+            raise ValueError(
+                f"weights do not fit the base: LoRA's factors of {owner} are not a pair that belongs to it"
+            )
+        whole[name] = whole.get(name, own[name]).float() + up.float() @ down.float()
+    return whole

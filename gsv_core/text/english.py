@@ -257,7 +257,10 @@ def pronounce(word: str) -> tuple[str, ...]:
     if not parts:
         return ()
     if len(parts) == 1:
-        return _network()(parts[0])
+        # wordsegment takes "thirty-two" for one word, and the network knows no hyphen.
+        parts = [piece for piece in word.split("-") if piece]
+        if len(parts) == 1 or not all(piece in _dictionary() for piece in parts):
+            return _network()(word)
     return tuple(phoneme for part in parts for phoneme in pronounce(part))
 
 

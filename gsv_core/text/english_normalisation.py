@@ -95,7 +95,7 @@ _SIGNS = {
 }  # fmt: skip
 
 _MAGNITUDE = r"(?: (thousand|million|billion|trillion))?"
-_AMOUNT = r"\d[\d,]*(?:\.\d+)?"
+_AMOUNT = r"\d+(?:,\d+)*(?:\.\d+)?"
 _LIST_ITEM = re.compile(r"(?:^|(?<=[.!?,] )|(?<=\n))(\d{1,3})\. (?=[A-Z])")
 _DATE = re.compile(r"\b(\d{4})-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])\b")
 _ALWAYS_OPEN = re.compile(r"\b24/7\b")
@@ -112,7 +112,7 @@ _LONG_UNITS = "|".join(
 )
 _ALL_UNITS = "|".join(re.escape(unit) for unit in _UNITS)
 _UNIT = re.compile(rf"(?<![\d.,])(-?)({_AMOUNT})(?: (?={_LONG_UNITS}))?({_ALL_UNITS})(?![A-Za-z°])")
-_DECADE = re.compile(r"(?:\b(\d{2,3}0)|(?<=\bthe )(\d0))'?s\b")
+_DECADE = re.compile(r"(?:\b([12]\d\d0)|(?<=\bthe )(\d0))'?s\b")
 _TELEPHONE = re.compile(r"(?<![\d-])(?:\+?1[- ])?(?:\(\d{3}\) ?|\d{3}-)?\d{3}-\d{4}(?![\d-])")
 _PERCENT = re.compile(r"\s?[%％]")
 _NEGATIVE = re.compile(r"(?:(?<=^)|(?<=[\s(]))[-−](?=\.?\d)")
@@ -126,16 +126,18 @@ _BESIDE_LETTER = re.compile(r"(?<=[A-Za-z])(?=\d)|(?<=\d)(?=[A-Za-z])")
 _TITLE = re.compile(rf"\b({'|'.join(_TITLES)})\.(?= [A-Z])")
 _NOT_SPOKEN = re.compile(r"[^ A-Za-z'.,?!\-]")
 _WORTH_NAMING = re.compile(r"[^\W_]")
-# O'Brien is one word; any other capital inside one begins the next (iPhone, ChatGPT, NASA).
-_CAPITAL = re.compile(r"(?<=\S)(?<!\bO')(?=[A-Z])")
+# O'Brien and McDonald are one word; any other capital inside one begins the next (iPhone, ChatGPT, NASA).
+_CAPITAL = re.compile(r"(?<=\S)(?<!\bO')(?<!\bMc)(?=[A-Z])")
 _APOSTROPHE = re.compile("(?<=[A-Za-z])[’‘](?=[A-Za-z])")
 _MARKS_IN_A_ROW = re.compile(r"([.,?!\-])(?:\s*[.,?!])+|([,.?!])-+")
 _MARK_AFTER_BLANK = re.compile(r"\s+(?=[,.?!])")
 
 
-def _below_thousand(value: int) -> str:
+def _below_thousand(value: int, joint: str = "") -> str:
     hundreds, rest = divmod(value, 100)
     words = [f"{_ONES[hundreds]} hundred"] if hundreds else []
+    if hundreds and rest and joint:
+        words.append(joint)
     if rest >= 20:
         tens, ones = divmod(rest, 10)
         words.append(_TENS[tens] + (f"-{_ONES[ones]}" if ones else ""))
@@ -144,20 +146,28 @@ def _below_thousand(value: int) -> str:
     return " ".join(words)
 
 
-def cardinal(digits: str) -> str:
-    """A whole number in words, a comma after each group of three: "forty-eight thousand, two hundred fifty"."""
+def cardinal(digits: str, joint: str = "") -> str:
+    """A whole number in words, a comma after each group of three: "forty-eight thousand, two hundred fifty".
+
+    A last group below a hundred follows without one: "seven thousand forty-five". `joint` is what Britons put there.
+    """
     digits = digits.replace(",", "")
     if len(digits.lstrip("0")) > _LONGEST_CARDINAL:
         return " ".join(_ONES[int(digit)] for digit in digits)
     value = int(digits)
     if value == 0:
         return "zero"
+    above, last = divmod(value, 1000)
     groups = []
-    for scale in _SCALES:
-        value, group = divmod(value, 1000)
+    for scale in _SCALES[1:]:
+        above, group = divmod(above, 1000)
         if group:
-            groups.append(f"{_below_thousand(group)} {scale}".strip())
-    return ", ".join(reversed(groups))
+            groups.append(f"{_below_thousand(group, joint)} {scale}")
+    words = ", ".join(reversed(groups))
+    if not last:
+        return words
+    gap = "" if not words else ", " if last >= 100 else f" {joint} " if joint else " "
+    return words + gap + _below_thousand(last, joint)
 
 
 def year(digits: str) -> str:
@@ -171,8 +181,8 @@ def year(digits: str) -> str:
 
 
 def ordinal(digits: str) -> str:
-    """twenty-second, one hundredth."""
-    words = cardinal(digits)
+    """twenty-second, one hundredth, one hundred and first."""
+    words = cardinal(digits, "and")
     start = max(words.rfind(" "), words.rfind("-")) + 1
     last = words[start:]
     if last in _ORDINALS:
@@ -256,8 +266,6 @@ def _money(sign: str, amount: str, magnitude: str | None) -> str:
 
 def _unit(match: re.Match[str]) -> str:
     sign, amount, unit = match.groups()
-    if unit == "s" and amount.isdigit() and len(amount) > 2:
-        return match.group()  # 747s are aeroplanes
     one, many = _UNITS[unit]
     return f"{'negative ' if sign else ''}{_amount(amount)} {one if _is_one(amount) else many}"
 
@@ -271,12 +279,11 @@ def _fraction(match: re.Match[str]) -> str:
     above, below = match.groups()
     if int(below) == 0:
         return f"{cardinal(above)} over {cardinal(below)}"
-    plural = "" if int(above) == 1 else "s"
+    words = cardinal(above, "and")
+    plural = "s" if int(above) > 1 else ""
     if int(below) == 2:
-        return f"{cardinal(above)} {'half' if not plural else 'halves'}"
-    if int(below) == 1:
-        return f"{cardinal(above)} over one"
-    return f"{cardinal(above)} {ordinal(below)}{plural}"
+        return f"{words} {'halves' if plural else 'half'}"
+    return words if int(below) == 1 else f"{words} {ordinal(below)}{plural}"
 
 
 def _spell_numbers(text: str) -> str:

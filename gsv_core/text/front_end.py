@@ -7,13 +7,18 @@ joins what they say. Languages load on first use.
 import importlib
 import re
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError
+from typing import TYPE_CHECKING
 
 from gsv_core.text.language_spans import LANGUAGES, split_languages
+from gsv_core.text.lexicon import Lexicon, read_stretch, stretches
 from gsv_core.text.reading import Reading
 from gsv_core.text.symbols import MARKS, PAD, UNKNOWN, ids_of, inventory, known
+
+if TYPE_CHECKING:
+    from gsv_core.text.mandarin_polyphones import Polyphones
 
 _MODULES = {"zh": "mandarin", "en": "english", "ja": "japanese", "ko": "korean", "yue": "cantonese"}
 _ONLY_SINCE_V2 = frozenset({"ko", "yue"})
@@ -68,15 +73,15 @@ class PhonemisedText:
     dropped: str = ""
 
 
-def _reader(language: str, release: str) -> Callable[[str], Reading]:
+def _reader(language: str, release: str, polyphones: "Polyphones | None") -> Callable[[str], Reading]:
     module = importlib.import_module(f"gsv_core.text.{_MODULES[language]}")
-    if language == "zh" and release == "v1":
-        return lambda text: module.read(text, erhua=False)
+    if language == "zh":
+        return lambda text: module.read(text, erhua=release != "v1", polyphones=polyphones)
     return module.read
 
 
-def read_span(text: str, language: str, release: str = "v2") -> Reading:
-    """`text` as one span of `language`, whatever its letters.
+def read_span(text: str, language: str, release: str = "v2", *, polyphones: "Polyphones | None" = None) -> Reading:
+    """`text` as one span of `language`, whatever its letters; `polyphones` is for Mandarin.
 
     Raises:
         ValueError: an unknown language or release, or a language that release has no symbols for.
@@ -86,7 +91,7 @@ def read_span(text: str, language: str, release: str = "v2") -> Reading:
         raise ValueError(f"unknown language {language!r}: choose one of {', '.join(LANGUAGES)}")
     if release == "v1" and language in _ONLY_SINCE_V2:
         raise ValueError(f"release v1 has no symbols for {language!r}: use a base model from v2 on")
-    read = _reader(language, release)
+    read = _reader(language, release, polyphones)
     readings = [read(chunk) for chunk in _chunks(_clean(text))]
     if len(readings) == 1:
         return readings[0]
@@ -120,11 +125,19 @@ def _chunks(text: str) -> list[str]:
     return [*chunks, text[start:]]
 
 
-def phonemise(text: str, language: str, release: str = "v2") -> PhonemisedText:
+def phonemise(
+    text: str,
+    language: str,
+    release: str = "v2",
+    *,
+    lexicon: Lexicon | None = None,
+    polyphones: "Polyphones | None" = None,
+) -> PhonemisedText:
     """`text` to phonemes and ids of the inventory of `release` ("v1" or "v2").
 
     `language`: zh, en, ja, ko, yue (each with English words in it), auto or auto_yue (the text decides), all_zh,
-    all_ja, all_ko, all_yue.
+    all_ja, all_ko, all_yue. The words of `lexicon` are said as it says, Mandarin characters of
+    several readings as `polyphones` (see `mandarin_polyphones`) hears them.
 
     Raises:
         UnspeakableText: nothing speakable is left.
@@ -135,9 +148,14 @@ def phonemise(text: str, language: str, release: str = "v2") -> PhonemisedText:
         raise ValueError(f"a text of {len(text)} characters is too long: cut it, {_LONGEST_TEXT} at most at a time")
     spans: list[PhonemisedSpan] = []
     dropped: list[str] = []
-    pieces = split_languages(_clean(text), language)
+
+    def read(part: str, spoken: str, alone: bool) -> Reading:
+        reading = read_span(part, spoken, release, polyphones=polyphones)
+        return reading if alone or spoken != "en" else _without_lead_in(reading)
+
+    pieces = stretches(split_languages(_clean(text), language), language, lexicon)
     for span in pieces:
-        reading = read_span(span.text, span.language, release)
+        reading = read_stretch(span, lexicon, read)
         dropped.extend(reading.dropped)
         if len(pieces) > 1 and span.language == "en":
             reading = _without_lead_in(reading)
@@ -200,9 +218,9 @@ def with_lead_in(result: PhonemisedText) -> PhonemisedText:
     )
 
 
-def engines() -> dict[str, str]:
+def engines(polyphones: "Polyphones | None" = None) -> dict[str, str]:
     """Dictionary name -> version of every installed part that decides the phonemes, for a corpus's metadata."""
-    found: dict[str, str] = {}
+    found: dict[str, str] = dict(polyphones.engines()) if polyphones else {}
     for name in (*_MODULES.values(), "language_spans"):
         try:
             found.update(importlib.import_module(f"gsv_core.text.{name}").engines())
@@ -213,17 +231,38 @@ def engines() -> dict[str, str]:
 
 _PART_ENDS = frozenset("，。？！,.?!~:：—…")
 _SOME_MARK = re.compile(r"[，。？！、；,.?!;~:：—…\s]*\Z")
+_MARKS_IN_A_ROW = re.compile(r"([!?…,.\-])[!?…,.\-]+")
+_MARKS_ALONE = frozenset("!?…,.- ;、，。？！：")
 
 
-def _parts(text: str) -> list[str]:
-    """`text` after each mark; a point between digits is none."""
+@dataclass(frozen=True)
+class _Part:
+    """A stretch of text up to and with a mark. A number goes on after it where the mark is a decimal point."""
+
+    text: str
+    goes_on: bool
+
+
+def _parts(text: str) -> list[_Part]:
     parts, start = [], 0
     for index, character in enumerate(text):
-        decimal = character == "." and text[index - 1 : index].isdigit() and text[index + 1 : index + 2].isdigit()
-        if character in _PART_ENDS and not decimal:
-            parts.append(text[start : index + 1])
+        if character in _PART_ENDS:
+            goes_on = character == "." and text[index - 1 : index].isdigit() and text[index + 1 : index + 2].isdigit()
+            parts.append(_Part(text[start : index + 1], goes_on))
             start = index + 1
-    return [*parts, text[start:]] if text[start:] else parts
+    return [*parts, _Part(text[start:], False)] if text[start:] else parts
+
+
+def _groups(parts: list[_Part], full: Callable[[int, str], bool]) -> list[str]:
+    """The parts joined; a group ends where `full`(number of parts so far, group) says so, never inside a number."""
+    groups, held, due = [], "", False
+    for count, part in enumerate(parts, 1):
+        held += part.text
+        due = due or full(count, held)
+        if due and not part.goes_on:
+            groups.append(held)
+            held, due = "", False
+    return [*groups, held] if held else groups
 
 
 def _whole(text: str) -> list[str]:
@@ -231,36 +270,29 @@ def _whole(text: str) -> list[str]:
 
 
 def _by_four_parts(text: str) -> list[str]:
-    parts = _parts(text)
-    starts = list(range(0, max(len(parts) - 4, 1), 4))
-    return ["".join(parts[start:stop]) for start, stop in zip(starts, [*starts[1:], len(parts)])]
+    parts = _parts(text.replace("——", "—"))
+    # The last group takes what is left, up to eight.
+    last = 4 * (-(-len(parts) // 4) - 2)
+    return _groups(parts, lambda count, _: count % 4 == 0 and count <= last)
 
 
 def _by_fifty_characters(text: str) -> list[str]:
-    groups: list[str] = []
-    held = ""
-    for part in _parts(text):
-        held += part
-        if len(held) > 50:
-            groups.append(held)
-            held = ""
-    if held and groups and len(held) < 50:
-        groups[-1] += held
-    elif held:
-        groups.append(held)
+    groups = _groups(_parts(text.replace("——", "—")), lambda _, held: len(held) > 50)
+    if len(groups) > 1 and len(groups[-1]) < 50:
+        groups[-2:] = ["".join(groups[-2:])]
     return groups
 
 
 def _by_chinese_stop(text: str) -> list[str]:
-    return re.split("(?<=。)", text)
+    return re.split("(?<=。)(?!。)", text)
 
 
 def _by_full_stop(text: str) -> list[str]:
-    return re.split(r"(?<=\.)(?<!\d\.(?=\d))", text)
+    return re.split(r"(?<=[^\d.]\.)(?![\d.])", text)
 
 
 def _by_every_mark(text: str) -> list[str]:
-    return re.split(r"(?<=[,，.。?？!！;；：、…])(?<!\d\.(?=\d))", text)
+    return re.split(r"(?<=[,，.。?？!！;：、…])(?<!\d\.(?=\d))", text)
 
 
 CUTTING_METHODS: Mapping[str, Callable[[str], list[str]]] = {
@@ -271,6 +303,11 @@ CUTTING_METHODS: Mapping[str, Callable[[str], list[str]]] = {
     "cut4": _by_full_stop,
     "cut5": _by_every_mark,
 }
+# The mark a piece is cut at counts for its length, except with these.
+_UNCOUNTED = {"cut3": "。", "cut4": "."}
+# A text that begins with fewer characters than this before a mark is thought to begin with a pause.
+_SHORTEST_BEGIN = 4
+_LEAD = "。"
 # Shorter pieces join the next: a piece of one word is spoken badly.
 _SHORTEST_PIECE = 5
 _LONGEST_PIECE = 510
@@ -281,7 +318,7 @@ def _not_too_long(piece: str) -> list[str]:
     if len(piece) <= _LONGEST_PIECE:
         return [piece]
     pieces, held = [], ""
-    for part in _parts(piece):
+    for part in _groups(_parts(piece), lambda _, __: True):
         # Without a mark in reach a cut between two characters has to do.
         for start in range(0, len(part), _LONGEST_PIECE):
             chunk = part[start : start + _LONGEST_PIECE]
@@ -292,34 +329,49 @@ def _not_too_long(piece: str) -> list[str]:
     return [*pieces, held]
 
 
+def _join_short(lines: Iterable[str], uncounted: str) -> list[str]:
+    """`lines` with those of fewer than five characters joined to the next, the last to the one before."""
+    pieces: list[str] = []
+    held, length = "", 0
+    for line in lines:
+        held += line
+        length += len(line.rstrip(uncounted))
+        # A joined piece keeps the pause that was written between the two.
+        held += "" if _SOME_MARK.fullmatch(held[-1:]) else "."
+        if length >= _SHORTEST_PIECE:
+            pieces.append(held)
+            held, length = "", 0
+    if held and pieces:
+        pieces[-1] += held
+    elif held:
+        pieces.append(held)
+    return pieces
+
+
 def cut_text(text: str, method: str = "cut5") -> tuple[str, ...]:
     """A long text in pieces to be spoken one after another; nothing but blanks and wordless pieces is left out.
 
     Methods: cut0 none, cut1 every four parts, cut2 about fifty characters, cut3 at 。, cut4 at the full stop, cut5 at
-    every mark; a line break always cuts. Pieces under 5 characters join the next, none is longer than 510.
+    every mark; a line break always cuts. Of marks in a row the first stays, a number is never cut. Pieces under 5
+    characters join the next, none is longer than 510.
 
     Raises:
         ValueError: an unknown method.
     """
     if method not in CUTTING_METHODS:
         raise ValueError(f"unknown cutting method {method!r}: choose one of {', '.join(CUTTING_METHODS)}")
-    lines = [line.strip() for line in text.split("\n")]
-    pieces: list[str] = []
-    held = ""
-    for line in lines:
-        if not line:
-            continue
-        cut = [piece for piece in CUTTING_METHODS[method](line) if piece]
-        # A joined piece keeps the pause that was written between the two.
-        cut[-1] += "" if _SOME_MARK.fullmatch(cut[-1][-1:]) else "."
-        for piece in cut:
-            held += piece
-            if len(held) >= _SHORTEST_PIECE:
-                pieces.append(held)
-                held = ""
-    if held and pieces and len(held) < _SHORTEST_PIECE:
-        pieces[-1] += held
-    elif held:
-        pieces.append(held)
-    spoken = [piece.strip() for piece in pieces if not _WORDLESS.fullmatch(piece)]
+    text = _MARKS_IN_A_ROW.sub(r"\1", text).strip("\n")
+    begin = _parts(text)[0].text if text else ""
+    short_begin = (
+        bool(text) and text[0] not in _PART_ENDS and len(begin.rstrip("".join(_PART_ENDS)).strip()) < _SHORTEST_BEGIN
+    )
+    if short_begin:
+        text = _LEAD + text
+    cut = (piece for piece in CUTTING_METHODS[method](text) if not _MARKS_ALONE.issuperset(piece))
+    lines = (line for piece in cut for line in piece.split("\n") if line.strip())
+    spoken = [
+        piece.strip() for piece in _join_short(lines, _UNCOUNTED.get(method, "")) if not _WORDLESS.fullmatch(piece)
+    ]
+    if short_begin and spoken:
+        spoken[0] = spoken[0].removeprefix(_LEAD)
     return tuple(short for piece in spoken for short in _not_too_long(piece))

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from gsv_core.text.reading import Reading
-from gsv_core.text.symbols import MARKS, PAD
+from gsv_core.text.symbols import MARKS
 
 PHRASE_END, RISE, FALL = "#", "[", "]"
 
@@ -37,6 +37,8 @@ _PERCENT = re.compile("[%％]")
 _LABEL = re.compile(
     r"\-(?P<phone>[^+]+)\+.*/A:(?P<nucleus>-?\d+|xx)\+(?P<mora>\d+|xx)\+(?P<left>\d+|xx)/.*/F:(?P<moras>\d+|xx)_"
 )
+# Open JTalk pauses where it knows no word. Upstream takes the padding symbol for that, which the models must not hear.
+_PAUSE = ","
 _VOWELS = frozenset({"a", "i", "u", "e", "o", "N", "cl"})
 _PACKAGES = ("pyopenjtalk", "pyopenjtalk-prebuilt", "pyopenjtalk-plus")
 # What Open JTalk's libraries themselves look for instead of the dictionary they carry.
@@ -70,14 +72,16 @@ def _load_open_jtalk() -> tuple[Any, dict[str, Any]]:
     return pyopenjtalk, {"use_vanilla": True} if plain else {}
 
 
-def _full_context(text: str) -> list[str]:
+def _full_context(text: str) -> tuple[list[str], str]:
+    """The labels of one run, and the characters in it that Open JTalk has no sound for."""
     with _LOADING:
         open_jtalk, options = _load_open_jtalk()
         # Open JTalk writes warnings about a text that begins with a long vowel mark or has nothing to say.
         features = open_jtalk.run_frontend(text.lstrip("ー"), **options)
+        unknown = "".join(str(feature["string"]) for feature in features if not feature["mora_size"])
         if not any(feature["mora_size"] for feature in features):
-            return []
-        return list(open_jtalk.make_label(features))
+            return [], unknown
+        return list(open_jtalk.make_label(features)), unknown
 
 
 def engines() -> dict[str, str]:
@@ -108,7 +112,7 @@ def _with_prosody(labels: list[_Label]) -> Iterator[str]:
         if label.phone == "sil":
             continue
         if label.phone == "pau":
-            yield PAD
+            yield _PAUSE
             continue
         # Capitals are devoiced vowels; the inventory has no symbols for them.
         phone = label.phone.lower() if label.phone in "AIUEO" else label.phone
@@ -147,12 +151,9 @@ def read(text: str) -> Reading:
     end = 0
     for run in _RUN.finditer(lowered):
         read_between(lowered[end : run.start()])
-        phones = list(_with_prosody([_parse(label) for label in _full_context(run.group())]))
-        if phones and all(phone == PAD for phone in phones):
-            phones = []
-        if not phones:
-            dropped.extend(run.group())
-        phonemes.extend(phones)
+        labels, unknown = _full_context(run.group())
+        phonemes.extend(_with_prosody([_parse(label) for label in labels]))
+        dropped.extend(character for character in unknown if character.isalnum())
         end = run.end()
     read_between(lowered[end:])
     return Reading(normal_text=normal_text, phonemes=tuple(phonemes), dropped="".join(dict.fromkeys(dropped)))

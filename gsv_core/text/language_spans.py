@@ -36,9 +36,11 @@ _SCRIPTS = re.compile(
 )
 _ONE_SCRIPT = re.compile(f"[{_KANA}]+|[{_HAN}]+")
 _KANA_RUN = re.compile(f"[{_KANA}]")
-_CLAUSE = rf"[{_HAN}{_KANA}、，,：；:;\s\d]"
+_CLAUSE = rf"(?:[{_HAN}{_KANA}、，,：；:;\s\d]|(?<=\d)\.(?=\d))"
+_CLAUSE_WITH_LATIN = rf"(?:[{_HAN}{_KANA}{_LATIN}\s\d'’&+@_/\-]|(?<=\w)\.(?=\w))"
 _CHINESE_WORD = re.compile("[你您她它嗎呢吧很這那們没沒麼啊]|(?<![自無彼])我(?![慢々])")
 _REACH = 80
+_NUMBER_PARTED = frozenset(",.!?，。！？")
 # The small model errs on short runs: below this, Han characters alone are Chinese.
 _FEWEST_FOR_MODEL = 6
 _LOADING = threading.Lock()
@@ -100,18 +102,21 @@ def _only_japanese(text: str) -> bool:
     )
 
 
-def _clause_around(text: str, start: int, end: int) -> str:
-    """The run and what stands around it up to the next stop or other script."""
+def _clause_around(text: str, start: int, end: int, of: str = _CLAUSE) -> str:
+    """The run and what stands around it up to the next character that is not `of` a clause: a stop, another script."""
     before, after = text[max(0, start - _REACH) : start], text[end : end + _REACH]
-    reach = re.match(rf"{_CLAUSE}*", before[::-1])
+    reach = re.match(f"{of}*", before[::-1])
     assert reach
-    following = re.match(rf"{_CLAUSE}*", after)
+    following = re.match(f"{of}*", after)
     assert following
     return reach.group()[::-1] + text[start:end] + following.group()
 
 
-def _east_asian(run: str, clause: str, mode: str, ask: AskLanguage) -> str:
-    """Chinese or Japanese, for a run of Han characters in an `auto` mode: its characters, its clause, the model."""
+def _east_asian(run: str, clause: str, wide: str, mode: str, ask: AskLanguage) -> str:
+    """Chinese or Japanese, for a run of Han characters in an `auto` mode.
+
+    In turn: its characters, its clause, a Latin word and what follows without a mark (`wide`), the model.
+    """
     chinese = "yue" if mode == "auto_yue" else "zh"
     if _only_chinese(run):
         return chinese
@@ -120,7 +125,11 @@ def _east_asian(run: str, clause: str, mode: str, ask: AskLanguage) -> str:
             return "ja"
         if _only_chinese(evidence):
             return chinese
-    return "ja" if len(clause) >= _FEWEST_FOR_MODEL and ask(clause) == "ja" else chinese
+    japanese_around = _KANA_RUN.search(wide) is not None or _only_japanese(wide)
+    if japanese_around != _only_chinese(wide):
+        return "ja" if japanese_around else chinese
+    num_han = sum(character >= "\u3400" for character in clause)
+    return "ja" if num_han >= _FEWEST_FOR_MODEL and ask(clause) == "ja" else chinese
 
 
 def split_languages(text: str, mode: str, ask: AskLanguage = ask_model) -> tuple[Span, ...]:
@@ -155,8 +164,9 @@ def split_languages(text: str, mode: str, ask: AskLanguage = ask_model) -> tuple
             language = "ko"
         else:
             clause = _clause_around(text, match.start(), match.end())
+            wide = _clause_around(text, match.start(), match.end(), _CLAUSE_WITH_LATIN)
             for run in _ONE_SCRIPT.findall(piece):
-                pieces.append(("ja" if _KANA_RUN.search(run) else _east_asian(run, clause, mode, ask), run))
+                pieces.append(("ja" if _KANA_RUN.search(run) else _east_asian(run, clause, wide, mode, ask), run))
             continue
         pieces.append((language, piece))
     return _join(pieces, _fallback(main))
@@ -167,30 +177,37 @@ def _fallback(main: str) -> str:
 
 
 def _join(pieces: Sequence[tuple[str | None, str]], fallback: str) -> tuple[Span, ...]:
-    """Undecided pieces go to a neighbour: marks to the one before, a number to the one it touches."""
-    following: list[str | None] = []
-    seen: str | None = None
-    for language, _ in reversed(pieces):
-        following.append(seen)
-        seen = language or seen
-    following.reverse()
-    languages: list[str] = []
-    for index, (language, piece) in enumerate(pieces):
-        if language is None:
-            before = languages[index - 1] if index else None
-            after = following[index]
-            touches_after = index + 1 < len(pieces) and pieces[index + 1][0] is not None
-            touches_before = index > 0 and pieces[index - 1][0] is not None
-            number = any(character.isdigit() for character in piece)
-            if number and after and touches_after and not touches_before:
-                language = after
-            else:
-                language = before or after or fallback
-        languages.append(language)
+    """One span a run of a language. Marks go to the piece before, numbers where `_language_of_number` says."""
+    first = next((language for language, _ in pieces if language), fallback)
+    marked: list[tuple[str | None, str]] = []
+    for language, piece in pieces:
+        number = language is None and any(character.isdigit() for character in piece)
+        if marked and ((language is None and not number) or (language is not None and language == marked[-1][0])):
+            marked[-1] = (marked[-1][0], marked[-1][1] + piece)
+        else:
+            marked.append((language or (None if number else first), piece))
     spans: list[Span] = []
-    for language, (_, piece) in zip(languages, pieces, strict=True):
+    for index, (decided, piece) in enumerate(marked):
+        language = decided or _language_of_number(spans, piece, marked[index + 1 :], fallback)
         if spans and spans[-1].language == language:
             spans[-1] = Span(language, spans[-1].text + piece)
         else:
             spans.append(Span(language, piece))
     return tuple(spans)
+
+
+def _language_of_number(
+    before: Sequence[Span], number: str, following: Sequence[tuple[str | None, str]], fallback: str
+) -> str:
+    """The language of the only neighbour; of two, of the one that no mark parts from the number, of the longer one."""
+    after = next(((language, text) for language, text in following if language), None)
+    if not before or after is None:
+        return before[-1].language if before else after[0] if after and after[0] else fallback
+    left, (right, text) = before[-1], after
+    if left.language == right or right is None:
+        return left.language
+    if left.text[-1] in _NUMBER_PARTED:
+        return right
+    if text[0] in _NUMBER_PARTED or number.rstrip()[-1] in _NUMBER_PARTED or len(left.text) >= len(text):
+        return left.language
+    return right

@@ -1,7 +1,8 @@
 """Mandarin text to phonemes: an initial and a toned final for each character, one phoneme for each mark.
 
-Words and their tags come from jieba, readings from pypinyin (both carry their dictionaries), tones from
-`mandarin_tones`. Letters: none are left here; other languages are cut out before (`language_spans`).
+Words and their tags come from jieba, readings from pypinyin (both carry their dictionaries) or, where its files are
+given, from g2pW (`mandarin_polyphones`), tones from `mandarin_tones`. Letters: none are left here; other languages are
+cut out before (`language_spans`).
 """
 
 import re
@@ -14,6 +15,7 @@ from importlib.metadata import version
 from typing import Any
 
 from gsv_core.text.mandarin_normalisation import spoken_text
+from gsv_core.text.mandarin_polyphones import Polyphones
 from gsv_core.text.mandarin_tones import Word, merge_words, speak_er, spoken_tones
 from gsv_core.text.reading import Reading
 from gsv_core.text.symbols import MARKS, SYMBOLS_V2
@@ -104,6 +106,16 @@ def _syllables(word: str) -> tuple[tuple[str, str], ...]:
     return tuple(pair for character in word for pair in _syllables(character)[:1]) if len(word) > 1 else (("", word),)
 
 
+def _heard(word: str, said: Sequence[str | None]) -> list[tuple[str, str]]:
+    """(initial, toned final) of each character of `word`: what g2pW `said` in its place, else pypinyin's."""
+    from pypinyin.contrib.tone_convert import to_finals_tone3, to_initials
+
+    return [
+        (to_initials(syllable), to_finals_tone3(syllable, neutral_tone_with_five=True)) if syllable else pair
+        for syllable, pair in zip(said, _syllables(word), strict=True)
+    ]
+
+
 def _finals(word: str) -> tuple[str, ...]:
     return tuple(final for _, final in _syllables(word))
 
@@ -148,12 +160,17 @@ def _pronounceable(spoken: str) -> str:
     return _REPEATED_PAUSE.sub(_one_pause, _NOT_SPOKEN.sub("", marked))
 
 
-def _read_sentence(sentence: str, erhua: bool) -> list[tuple[str, ...]]:
+def _read_sentence(sentence: str, erhua: bool, polyphones: Polyphones | None) -> list[tuple[str, ...]]:
     """The phonemes of each character."""
+    said = polyphones.read(sentence) if polyphones else []
+    start = 0
     words: Sequence[Word] = [(pair.word, pair.flag) for pair in _jieba().tagger.lcut(sentence)]
     phonemes: list[tuple[str, ...]] = []
     for word in merge_words(words, _finals):
-        syllables = _syllables(word[0])
+        syllables: Sequence[tuple[str, str]] = _syllables(word[0])
+        if polyphones:
+            syllables = _heard(word[0], polyphones.correct(word[0], said[start : start + len(word[0])]))
+            start += len(word[0])
         finals = spoken_tones(word, [final for _, final in syllables], _split)
         if erhua:
             finals = speak_er(word, finals)
@@ -176,14 +193,17 @@ def lost_characters(spoken: str) -> str:
     )
 
 
-def read(text: str, *, erhua: bool = True) -> Reading:
-    """Mandarin `text` to a Reading with its alignment. `erhua` is off for v1, whose models knew none."""
+def read(text: str, *, erhua: bool = True, polyphones: Polyphones | None = None) -> Reading:
+    """Mandarin `text` to a Reading with its alignment.
+
+    `erhua` is off for v1, whose models knew none; `polyphones` reads characters of several readings by context.
+    """
     spoken = spoken_text(text)
     kept = _pronounceable(spoken)
     per_character: list[tuple[str, ...]] = []
     for sentence in _AFTER_PAUSE.split(kept):
         if sentence:
-            per_character.extend(_read_sentence(sentence, erhua))
+            per_character.extend(_read_sentence(sentence, erhua, polyphones))
     unread = (character for character, phonemes in zip(kept, per_character) if not phonemes)
     return Reading(
         normal_text="".join("," if character in _SILENCES else character for character in kept),

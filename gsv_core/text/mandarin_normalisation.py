@@ -43,14 +43,10 @@ _MEASURES = {
     "m": "米",
     "s": "秒",
 }
-# What the original's list lacks, so that it reads 300克 digit by digit; of these units a bare 2 stays 二.
-_MORE_COUNTERS = (
-    "处", "台", "架", "枚", "趟", "幅", "堵", "间", "床", "株", "批", "项", "例", "列", "篇", "栋", "亩", "种",
-    "倍", "部", "字", "票", "蚊", "人次", "平方",
-)  # fmt: skip
-_MORE_UNITS = (
-    "克", "公里", "公斤", "公顷", "公升", "立方", "分贝", "瓦", "赫兹", "海里", "英里", "英尺", "英寸", "磅",
-    "欧元", "英镑", "日元", "港元",
+# What the original's list lacks, so that it reads 300克 digit by digit; before these a bare 2 stays 二.
+_MORE_COUNTED = (
+    "种", "倍", "部", "字", "票", "蚊", "人次", "平方", "立方", "克", "公里", "公斤", "公顷", "公升", "分贝", "瓦",
+    "赫兹", "海里", "英里", "英尺", "英寸", "磅", "欧元", "英镑", "日元", "港元",
 )  # fmt: skip
 _GREEK = {
     "αΑ": "阿尔法",
@@ -87,6 +83,7 @@ _LAST_SIGNS = str.maketrans(
     }
 )
 _SILENT = re.compile(r"[—《》【】<>{}()（）#&@“”_|\\]")
+_BETWEEN_LETTERS = re.compile("(?<=[A-Za-z])/(?=[A-Za-z])")
 _HALF_WIDTH = str.maketrans(
     {
         chr(code): chr(code - 0xFEE0)
@@ -118,6 +115,11 @@ _DEGREES = r"(?:°C|℃|度|摄氏度)"
 _TEMPERATURE_RANGE = re.compile(rf"(?<![\d.])(-?)({_NUMBER}){_DEGREES}[-~～](-?)({_NUMBER}){_DEGREES}")
 _TEMPERATURE = re.compile(rf"(?<![\d.])(-?)({_NUMBER}){_DEGREES}")
 _RANGE = re.compile(rf"(?<![\d.\-~～])(-?)({_NUMBER})[-~～](-?)({_NUMBER})({_DEGREES})?(?![-~～.]?\d)")
+# 5kg~8kg: each end with its unit.
+_UNIT_RANGE = re.compile(
+    rf"(?<=\d)({_DEGREES}|[%％]|{'|'.join(re.escape(unit) for unit in _MEASURES)})[~～]"
+    rf"(?={_NUMBER}(?:{_DEGREES}|[%％]|{'|'.join(re.escape(unit) for unit in _MEASURES)}))"
+)
 _MEASURE = re.compile(rf"(?<=\d)({'|'.join(re.escape(unit) for unit in _MEASURES)})(?![A-Za-z])")
 _POWER = re.compile(f"[{''.join(_SUPERSCRIPTS)}]+")
 _FRACTION = re.compile(r"(?<!\d)(-?)(\d+)/(\d+)(?!/|\d)")
@@ -147,9 +149,8 @@ def _simplified() -> dict[int, int]:
 @cache
 def _counted() -> re.Pattern[str]:
     """Digits before a measure word, with what may stand between them and whether it is an ordinal."""
-    counters = "|".join((*word_lists()["measure"], *_MORE_COUNTERS))
-    units = "|".join(_MORE_UNITS)
-    return re.compile(rf"(第?)(?<!\d)(?:(\d+)([多余几+])?(?={counters})|(\d{{3,}})(?={units}))")
+    listed, more = "|".join(word_lists()["measure"]), "|".join(_MORE_COUNTED)
+    return re.compile(rf"(第?)(?<!\d)(?:(\d+)([多余几+])?(?={listed})|(\d{{3,}}|\d+(?=\+))([多余几+])?(?={more}))")
 
 
 def simplify(text: str) -> str:
@@ -214,9 +215,9 @@ def _two_digits(digits: str) -> str:
     return ("零" if digits.startswith("0") else "") + cardinal(digits)
 
 
-def _clock(hour: str, minute: str, second: str | None) -> str:
+def _clock(hour: str, minute: str, second: str | None, half: str = "30") -> str:
     spoken = f"{cardinal(hour)}点"
-    if minute == "30":
+    if minute == half:
         spoken += "半"
     elif minute != "00":
         spoken += f"{_two_digits(minute)}分"
@@ -226,8 +227,10 @@ def _clock(hour: str, minute: str, second: str | None) -> str:
 
 
 def _time_range(match: re.Match[str]) -> str:
-    first, second = match.groups()[:3], match.groups()[3:]
-    return f"{_clock(*first)}至{_clock(*second)}"
+    hour, minute, second = match.groups()[3:]
+    # The second half hour is 半 only after a first one, as the models know it.
+    later = _clock(hour, minute, second, half="30" if match[2] == "30" else "")
+    return f"{_clock(*match.groups()[:3])}至{later}"
 
 
 def _telephone(text: str, one: str) -> str:
@@ -254,9 +257,9 @@ def _range(match: re.Match[str]) -> str:
 
 
 def _count(match: re.Match[str]) -> str:
-    ordinal, counted, more, measured = match.groups()
+    ordinal, counted, more, measured, still_more = match.groups()
     spoken = "两" if counted == "2" and not ordinal else cardinal(counted or measured)
-    return ordinal + spoken + ("多" if more == "+" else more or "")
+    return ordinal + spoken + (more or still_more or "").replace("+", "多")
 
 
 def spoken_text(text: str, *, one_on_telephone: str = "幺") -> str:
@@ -287,6 +290,7 @@ def spoken_text(text: str, *, one_on_telephone: str = "幺") -> str:
         text,
     )
     text = _SUM.sub(_sum, text)
+    text = _UNIT_RANGE.sub(r"\1至", text)
     text = _TEMPERATURE_RANGE.sub(_temperature_range, text)
     text = _PERCENT_RANGE.sub(lambda match: f"百分之{number(match[1])}到百分之{number(match[2])}", text)
     text = _RANGE.sub(_range, text)
@@ -301,4 +305,4 @@ def spoken_text(text: str, *, one_on_telephone: str = "幺") -> str:
     text = counted.sub(_count, text)
     text = _LONG_NUMBER.sub(lambda match: digits_aloud(match.group(), one_on_telephone), text)
     text = _ANY_NUMBER.sub(lambda match: cardinal(match.group()), text)
-    return text.translate(_LAST_SIGNS)
+    return _BETWEEN_LETTERS.sub(",", text).translate(_LAST_SIGNS)

@@ -50,11 +50,10 @@ def _merge_yi(words: Sequence[Word]) -> list[Word]:
     index = 0
     while index < len(words):
         text, tag = words[index]
-        twice = index + 2 < len(words) and words[index + 1][0] == "一" and words[index + 2][0] == text
+        twice = index + 2 < len(words) and words[index + 1][0] == "一" and words[index + 2] == (text, tag)
         if twice and tag == "v":
             around.append((f"{text}一{text}", tag))
-            # The second verb is taken up; a differently tagged one is another word and stays.
-            index += 3 if words[index + 2][1] == "v" else 2
+            index += 3
         else:
             around.append((text, tag))
             index += 1

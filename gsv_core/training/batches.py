@@ -2,9 +2,11 @@
 
 An item is one clip with all its arrays. Batches hold clips of similar length, so that little is padding; which clips
 meet in which step follows from the seed, the voice and the step alone. Shapes: B batch, P phonemes, S semantic tokens,
-C content channels, F frequency bins, L frames of 20 ms, K speaker vector, W text vector, T samples at 32 kHz.
+C content channels, F frequency bins, L frames of 20 ms, M mel bands, N mel frames, K speaker vector, W text vector,
+T samples at 32 kHz.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Self
@@ -13,7 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from gsv_core.audio.spectrogram import SpectrogramConfig, linear_spectrogram
+from gsv_core.audio.resample import resample
+from gsv_core.audio.spectrogram import SpectrogramConfig, linear_spectrogram, mel_spectrogram
+from gsv_core.networks.semantic_to_mel import normalise_mel
 from gsv_core.training.draws import generator_of
 from gsv_core.training.schedules import PhasePlan
 
@@ -91,6 +95,27 @@ class WaveBatch(_Movable):
     """(B,)"""
     speaker_vectors: Tensor | None
     """(B, K)"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MelBatch(_Movable):
+    """Content, spectrogram and mel spectrogram of some clips, padded on the right."""
+
+    clip_ids: tuple[str, ...]
+    content: Tensor
+    """(B, C, L)"""
+    spectrogram: Tensor
+    """(B, F, L) linear magnitudes"""
+    lengths: Tensor
+    """(B,) frames"""
+    mel: Tensor
+    """(B, M, N), normalised"""
+    mel_lengths: Tensor
+    """(B,) mel frames"""
+    phoneme_ids: Tensor
+    """(B, P) int64"""
+    phoneme_lengths: Tensor
+    """(B,)"""
 
 
 @dataclass(frozen=True)
@@ -174,6 +199,59 @@ def collate_wave(
         phoneme_lengths=phoneme_lengths,
         speaker_vectors=torch.stack(speaker_vectors).float() if speaker_vectors else None,
     )
+
+
+def collate_mel(
+    items: Sequence[TrainingItem],
+    config: SpectrogramConfig,
+    mel_config: SpectrogramConfig,
+    *,
+    stretch: float,
+    starts: Sequence[int] | None = None,
+    longest: int = 1000,
+) -> MelBatch:
+    """Items as one batch for the semantic-to-mel network, which makes `stretch` mel frames of a frame.
+
+    Each gives at most `longest` frames, from frame `starts[i]` on (a multiple of `whole_frames`; the beginning where
+    not given).
+
+    Raises:
+        ValueError: a clip is too short for a spectrogram.
+    """
+    starts = starts or [0] * len(items)
+    windows = [_window(item, config, start, longest) for item, start in zip(items, starts, strict=True)]
+    mels = [_mel(wave, config, mel_config) for _, _, wave in windows]
+    lengths = torch.tensor([spectrogram.shape[-1] for _, spectrogram, _ in windows])
+    # A whole frame of padding at least: the reference encoder's convolutions look a little beyond the end.
+    frames = _rounded(int(lengths.max()) + 1)
+    mel_lengths = [
+        min(mel.shape[-1], int(length * stretch)) for mel, length in zip(mels, lengths.tolist(), strict=True)
+    ]
+    mel_frames = int(frames * stretch)
+    phoneme_ids, phoneme_lengths = _padded([item.phoneme_ids.long() for item in items])
+    return MelBatch(
+        clip_ids=tuple(item.clip_id for item in items),
+        content=torch.stack([pad(content, (0, frames - content.shape[-1])) for content, _, _ in windows]),
+        spectrogram=torch.stack([pad(values, (0, frames - values.shape[-1])) for _, values, _ in windows]),
+        lengths=lengths,
+        mel=torch.stack(
+            [pad(mel[:, :known], (0, mel_frames - known)) for mel, known in zip(mels, mel_lengths, strict=True)]
+        ),
+        mel_lengths=torch.tensor(mel_lengths),
+        phoneme_ids=phoneme_ids,
+        phoneme_lengths=phoneme_lengths,
+    )
+
+
+def whole_frames(stretch: float) -> int:
+    """Fewest frames that are whole tokens and become whole mel frames: 8 in v3, 2 in v4."""
+    return math.lcm(2, stretch.as_integer_ratio()[1])
+
+
+def _mel(wave: Tensor, config: SpectrogramConfig, mel_config: SpectrogramConfig) -> Tensor:
+    """(T,) -> (M, N)."""
+    heard = torch.from_numpy(resample(wave.numpy(), config.rate_hz, mel_config.rate_hz))
+    return normalise_mel(mel_spectrogram(heard[None], mel_config))[0]
 
 
 def frames_of(item: TrainingItem, hop: int) -> int:

@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gsv_core.checkpoints.releases import Release
-from gsv_core.training.schedules import PhasePlan, Trains
+from gsv_core.training.schedules import UPSTREAM_RATE, PhasePlan, Schedule, Trains
 
 CLIP_S = 5.0
 """Typical length of a clip, to turn seconds into clips."""
+UPSTREAM = "upstream"
 LEAST_CLIPS = 100
 """A pass over less data is counted as a pass over this many clips: small voices need the steps, too."""
 
@@ -39,18 +40,26 @@ def choose_recipe(
     seconds_train: float,
     release: Release,
     *,
+    name: str | None = None,
     seed: int = 0,
     semantic: dict[str, Any] | None = None,
     wave: dict[str, Any] | None = None,
 ) -> Recipe:
     """The recipe for `seconds_train` seconds of kept speech; `semantic` and `wave` override fields of its plans.
 
+    `name`: "upstream" for GPT-SoVITS's own settings whatever the amount; None for the one that the amount decides.
+
     Raises:
-        ValueError: no speech, or an override that is no field of a plan or out of its range.
+        ValueError: no speech, no recipe of that name, or an override that is no field of a plan or out of its range.
     """
+    if name not in (None, UPSTREAM):
+        raise ValueError(f"no recipe is called {name!r}; leave it out, or say {UPSTREAM}")
     if not seconds_train > 0:
         raise ValueError(f"a recipe needs some speech to train on, got {seconds_train} s")
-    recipe = _nano(seed) if release is Release.NANO else _published(seconds_train, seed)
+    if name == UPSTREAM:
+        recipe = _upstream(seconds_train, release, seed)
+    else:
+        recipe = _nano(seed) if release is Release.NANO else _published(seconds_train, seed)
     return replace(
         recipe,
         semantic=_overridden(recipe.semantic, "semantic", semantic or {}),
@@ -115,6 +124,38 @@ def _published(seconds: float, seed: int) -> Recipe:
         semantic=_gpt(clips, passes=15, rate=5e-5, trains=Trains.EVERYTHING, seed=seed),
         wave=_sovits(clips, passes=8, rate=1e-4, trains=Trains.EVERYTHING, seed=seed),
         note=f"{seconds / 60:.0f} min of speech: everything trains, the text side of SoVITS at 0.4 x the rate",
+    )
+
+
+def _upstream(seconds: float, release: Release, seed: int) -> Recipe:
+    """GPT-SoVITS's optimisers, rates and epochs. Its batch sizes follow the GPU; these are our other recipes'."""
+    clips = max(LEAST_CLIPS, round(seconds / CLIP_S))
+    semantic_batches, wave_batches = -(-clips // 8), -(-clips // 4)
+    epochs, saved = (2, 1) if release in (Release.V3, Release.V4) else (8, 4)
+    return Recipe(
+        name=UPSTREAM,
+        semantic=PhasePlan(
+            steps=15 * semantic_batches,
+            batch_size=8,
+            learning_rate=UPSTREAM_RATE,
+            schedule=Schedule.UPSTREAM_SEMANTIC,
+            batches_per_pass=semantic_batches,
+            save_every=5 * semantic_batches,
+            evaluate_every=semantic_batches,
+            seed=seed,
+        ),
+        wave=PhasePlan(
+            steps=epochs * wave_batches,
+            batch_size=4,
+            learning_rate=1e-4,
+            schedule=Schedule.UPSTREAM_WAVE,
+            batches_per_pass=wave_batches,
+            save_every=saved * wave_batches,
+            evaluate_every=wave_batches,
+            longest_frames=1900,
+            seed=seed,
+        ),
+        note="GPT-SoVITS's own settings: ScaledAdam, its padding mask and its rates",
     )
 
 

@@ -1,10 +1,12 @@
 """What one phase of a training does: how many steps, on which weights, at which rate.
 
 The rate rises linearly during the warm-up and then falls along half a cosine (Loshchilov and Hutter 2016,
-arXiv:1608.03983) to a share of its peak.
+arXiv:1608.03983) to a share of its peak. What GPT-SoVITS does instead stands beside it (`upstream_...`): GPT computes
+such a curve and then runs at a constant rate, SoVITS falls by a fixed factor per pass over the data.
 """
 
 import math
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
@@ -17,7 +19,20 @@ class Trains(StrEnum):
     UPPER_LAYERS = "upper_layers"
     ACOUSTIC_SIDE = "acoustic_side"
     PROJECTIONS = "projections"
+    LOW_RANK = "low_rank"
     NOTHING = "nothing"
+
+
+class Schedule(StrEnum):
+    """How the rate of a phase goes, and for GPT all that belongs to upstream's way of making a step."""
+
+    COSINE = "cosine"
+    """Warm-up, then half a cosine. GPT: AdamW, mean loss over real tokens, a step after each batch."""
+    UPSTREAM_SEMANTIC = "upstream_semantic"
+    """GPT as upstream trains it: ScaledAdam at one rate after a first step at five times that, gradients of several
+    batches summed, its padding mask, padding in the loss. `steps` counts batches."""
+    UPSTREAM_WAVE = "upstream_wave"
+    """SoVITS as upstream trains it: a fixed decay per pass, applied once before the first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +43,9 @@ class PhasePlan:
     batch_size: int
     learning_rate: float
     trains: Trains = Trains.EVERYTHING
+    schedule: Schedule = Schedule.COSINE
+    batches_per_pass: int = 0
+    """What upstream's schedules count as a pass over the data; not used by the others."""
     warm_up_steps: int = 0
     final_rate_share: float = 0.1
     """The rate of the last step, as a share of `learning_rate`."""
@@ -39,6 +57,8 @@ class PhasePlan:
     weight_decay: float = 0.01
     longest_frames: int = 1000
     """SoVITS: a clip beyond this gives a window of this many frames, drawn anew in each step."""
+    rank: int = 32
+    """Of the LoRA adapters, where low-rank weights train."""
     text_rate_share: float = 0.4
     """SoVITS: rate of the text side as a share of the rest's."""
     most_skipped: int = 10
@@ -46,7 +66,7 @@ class PhasePlan:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "save_every", "evaluate_every", "longest_frames", "most_skipped"):
+        for name in ("batch_size", "save_every", "evaluate_every", "longest_frames", "rank", "most_skipped"):
             if getattr(self, name) < 1:
                 raise ValueError(f"plan: {name} must be at least 1, got {getattr(self, name)}")
         if self.steps < 0 or self.warm_up_steps < 0:
@@ -62,15 +82,91 @@ class PhasePlan:
                 f"{self.text_rate_share}"
             )
         object.__setattr__(self, "trains", Trains(self.trains))
+        object.__setattr__(self, "schedule", Schedule(self.schedule))
+        if self.schedule is not Schedule.COSINE and self.batches_per_pass < 1:
+            raise ValueError(f"plan: schedule {self.schedule} needs batches_per_pass, got {self.batches_per_pass}")
 
     def record(self) -> dict[str, Any]:
         """The plan as JSON values."""
-        return asdict(self) | {"trains": str(self.trains)}
+        return asdict(self) | {"trains": str(self.trains), "schedule": str(self.schedule)}
 
 
 def rate_share(step: int, plan: PhasePlan) -> float:
     """Share of `plan.learning_rate` that step number `step` (from 0) runs at."""
+    if plan.schedule is Schedule.UPSTREAM_SEMANTIC:
+        return upstream_semantic_rate(step) / UPSTREAM_RATE
+    if plan.schedule is Schedule.UPSTREAM_WAVE:
+        return UPSTREAM_WAVE_DECAY ** (step // plan.batches_per_pass + 1)
     if step < plan.warm_up_steps:
         return (step + 1) / (plan.warm_up_steps + 1)
     passed = (step - plan.warm_up_steps) / max(1, plan.steps - 1 - plan.warm_up_steps)
     return plan.final_rate_share + (1 - plan.final_rate_share) * 0.5 * (1 + math.cos(math.pi * min(1.0, passed)))
+
+
+UPSTREAM_FIRST_RATE = 0.01
+UPSTREAM_RATE = 0.002
+UPSTREAM_WAVE_DECAY = 0.999875
+UPSTREAM_ACCUMULATED = 4
+
+
+def upstream_semantic_rate(step: int) -> float:
+    """GPT's rate of optimiser step number `step` (from 0) over the whole training, whatever its settings say.
+
+    The schedule is asked for the first time after the first step, which therefore still has the optimiser's own rate.
+    A resumed run goes on at the constant one. (Upstream's `get_last_lr` is one call late: it names the rate of the step
+    that has just been made.)
+    """
+    return UPSTREAM_FIRST_RATE if step == 0 else UPSTREAM_RATE
+
+
+def upstream_intended_rate(
+    step: int, *, first: float, peak: float, last: float, warm_up_steps: int, total_steps: int
+) -> float:
+    """The rate that GPT's settings describe and that is computed and thrown away: warm-up, then half a cosine."""
+    if step < warm_up_steps:
+        return first + (peak - first) * step / warm_up_steps
+    passed = min(1.0, (step - warm_up_steps) / (total_steps - warm_up_steps))
+    return last + (peak - last) * 0.5 * (1 + math.cos(math.pi * passed))
+
+
+def upstream_wave_rates(
+    learning_rate: float,
+    epochs: int,
+    *,
+    decay: float = UPSTREAM_WAVE_DECAY,
+    resumed_after: Collection[int] = (),
+) -> list[float]:
+    """SoVITS's rate in each of the epochs 1 to `epochs`, for the group that starts at `learning_rate`.
+
+    The decay is applied as many times as the number of the first epoch before anything is trained, so that epoch 1 runs
+    at `learning_rate * decay` already. A run that stopped after epoch E and went on finds its own, decayed rate in the
+    checkpoint and decays it E + 1 times more: `resumed_after` lists such epochs.
+    """
+    rates, rate = [], learning_rate * decay
+    for epoch in range(1, epochs + 1):
+        rates.append(rate)
+        rate *= decay
+        for _ in range(epoch if epoch in resumed_after else 0):
+            rate *= decay
+    return rates
+
+
+def upstream_steps_after(batch: int) -> bool:
+    """Whether GPT's optimiser makes a step after batch number `batch` (from 0) of an epoch."""
+    return batch > 0 and batch % UPSTREAM_ACCUMULATED == 0
+
+
+def upstream_accumulation(batches: int, epochs: int) -> list[int]:
+    """How many batches each of GPT's optimiser steps sums the gradients of, in epochs of `batches` batches.
+
+    The first step of an epoch has one batch more than the others. What is left over at the end of an epoch is neither
+    stepped on nor thrown away: the next epoch's first step has it, too. Sums, not means.
+    """
+    counts, waiting = [], 0
+    for _ in range(epochs):
+        for batch in range(batches):
+            waiting += 1
+            if upstream_steps_after(batch):
+                counts.append(waiting)
+                waiting = 0
+    return counts

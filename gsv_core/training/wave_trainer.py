@@ -107,14 +107,15 @@ class WaveTrainer:
         self.identity = identity_of(base.release, base.digest, voice, self.phase, plan)
         self.base = base
         self.spectrogram: SpectrogramConfig = RELEASES[base.release].spectrogram
-        self.segment_frames = base.semantic_to_wave.config.segment_frames
+        semantic_to_wave, judges = base.wave_networks()
+        self.segment_frames = semantic_to_wave.config.segment_frames
         if plan.longest_frames < self.segment_frames:
             raise ValueError(
                 f"plan: longest_frames ({plan.longest_frames}) must hold a segment of {self.segment_frames} frames"
             )
-        prefixes = trained_modules(plan.trains, base.semantic_to_wave) if plan.steps else []
-        network = trainable_copy(base.semantic_to_wave, prefixes, self.device)
-        discriminators = trainable_copy(base.discriminators, [""] if prefixes else [], self.device)
+        prefixes = trained_modules(plan.trains, semantic_to_wave) if plan.steps else []
+        network = trainable_copy(semantic_to_wave, prefixes, self.device)
+        discriminators = trainable_copy(judges, [""] if prefixes else [], self.device)
         assert isinstance(network, SemanticToWave)
         assert isinstance(discriminators, Discriminators)
         self.network = network
@@ -293,7 +294,7 @@ class WaveTrainer:
         return noise
 
     def weights(self) -> dict[str, Tensor]:
-        changed = changed_tensors(self.network, self.base.semantic_to_wave)
+        changed = changed_tensors(self.network, self.base.acoustic)
         return {name: tensor for name, tensor in changed.items() if not under(name, TRAINING_ONLY)}
 
     def metadata(self) -> dict[str, str]:

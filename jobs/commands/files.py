@@ -1,10 +1,97 @@
-"""models: the files of base models."""
+"""inspect, export, import, models: checkpoint files, GPT-SoVITS's and ours."""
 
 import argparse
 from pathlib import Path
 
-from jobs.command import DONE, Command
-from jobs.terminal import say, say_json, say_table
+from jobs.command import DONE, FAILED, WRONG_USE, Command, add_tracking, config_of, tracking_uri_of
+from jobs.terminal import complain, say, say_json, say_table
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    from jobs.inspect import inspect_files
+
+    found = inspect_files(options.files, expected=options.expected)
+    if options.json:
+        say_json([description.record() for description in found.descriptions], indent=1)
+    elif found.descriptions:
+        headings = ("file", "part", "release", "precision", "tensors", "trained")
+        rows = []
+        for one in found.descriptions:
+            trained = [one.info or "", f"LoRA {one.lora_rank}" if one.lora_rank else ""]
+            cells = [one.path.name, str(one.part), one.release, ", ".join(one.dtypes), str(one.tensors)]
+            rows.append([*cells, ", ".join(filter(None, trained)) or "–"])
+        say_table(headings, rows)
+        for one in found.descriptions:
+            say(f"\n{one.path.name}: by {'; '.join(one.evidence)}")
+            for name, value in one.training_paths.items():
+                say(f"  path on the machine that trained it, unused here: {name} = {value!r}")
+            for problem in one.problems:
+                say(f"  not whole: {problem}")
+    for line in found.refusals:
+        complain(f"gsv: {line}")
+    return WRONG_USE if found.refusals else FAILED if found.damaged else DONE
+
+
+def _export(options: argparse.Namespace) -> int:
+    from jobs.export import export_run, export_version
+
+    config = config_of(options)
+    models = Path(config.flow.base_folder) if config.flow.base_folder else None
+    if (options.run_folder is None) == (options.voice is None):
+        raise ValueError("gsv export: name a voice with --voice, or the folder of a run with --run")
+    if options.run_folder is not None:
+        exported = export_run(options.run_folder, options.out, models=models)
+    else:
+        exported = export_version(
+            tracking_uri_of(options, config),
+            options.voice,
+            options.out,
+            version=options.version,
+            alias=options.alias,
+            models=models,
+            prefix=config.registry.prefix,
+        )
+    if options.json:
+        files = [str(path) for path in exported.files]
+        say_json({"voice": exported.voice, "release": str(exported.release), "files": files})
+        return DONE
+    for path in exported.files:
+        say(f"{path}  {path.stat().st_size / 1e6:.1f} MB")
+    say("put them into GPT-SoVITS's folders of weights: the .ckpt with GPT's, the .pth with SoVITS's")
+    return DONE
+
+
+def _import(options: argparse.Namespace) -> int:
+    from jobs.import_ import EXPERIMENT, Reference, import_voice, plan_import
+    from jobs.tracking import Tracker
+    from jobs.workspace import Workspace
+
+    config = config_of(options)
+    reference = Reference(path=options.reference, text=options.text, language=options.language)
+    plan = plan_import(options.gpt, options.sovits, voice=options.voice, reference=reference, release=options.base)
+    if options.dry_run:
+        if options.json:
+            say_json(plan.record(), indent=1)
+        else:
+            for one in (plan.semantic, plan.wave):
+                say(f"{one.path}: {one.part} of {one.release}, {one.info or 'no word on its training'}")
+            say(f"would be registered as voice {plan.voice!r} on base {plan.release}; nothing was done")
+        return DONE
+    workspace = Workspace.open(options.workspace)
+    tracker = Tracker(tracking_uri_of(options, config), EXPERIMENT, prefix=config.registry.prefix)
+    with workspace.lease():
+        version = import_voice(
+            plan,
+            workspace,
+            tracker,
+            models=Path(config.flow.base_folder) if config.flow.base_folder else None,
+            require_consent=config.registry.require_consent,
+        )
+    if options.json:
+        say_json({"voice": plan.voice, "release": str(plan.release), "model": version.name, "version": version.version})
+    else:
+        say(f"{plan.voice}: {version.name} v{version.version}, on base {plan.release}")
+    return DONE
 
 
 def _models(options: argparse.Namespace) -> int:
@@ -38,7 +125,52 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--from", dest="source", type=Path, help="take the files from this folder instead of the hub")
 
 
+def _add_inspect(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("files", type=Path, nargs="+", metavar="FILE")
+    parser.add_argument("--as", dest="expected", metavar="RELEASE", help="refuse a file that is not of this release")
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--voice")
+    parser.add_argument("--version", type=int, help="version of the voice [newest]")
+    parser.add_argument("--alias", help="alias of the version, such as champion")
+    add_tracking(parser)
+    parser.add_argument(
+        "--run", dest="run_folder", type=Path, help="the folder of a finished run, instead of a registered voice"
+    )
+    parser.add_argument("--out", type=Path, default=Path("export"), help="folder to write into [./export]")
+
+
+def _add_import(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("gpt", type=Path, metavar="GPT.ckpt")
+    parser.add_argument("sovits", type=Path, metavar="SOVITS.pth")
+    parser.add_argument("--voice", required=True)
+    parser.add_argument("--reference", type=Path, required=True, help="recording of the voice, 3 to 10 s")
+    parser.add_argument("--text", required=True, help="what is said in it")
+    parser.add_argument("--language", required=True, help="zh, en, ja, ko or yue")
+    parser.add_argument("--dry-run", action="store_true", help="describe both files, and register nothing")
+    add_tracking(parser)
+
+
 COMMANDS = {
+    "inspect": Command(
+        run=_inspect,
+        says="what checkpoint files are, without executing anything in them",
+        example="gsv inspect anna-e15.ckpt anna_e8_s200.pth",
+        add_arguments=_add_inspect,
+    ),
+    "export": Command(
+        run=_export,
+        says="write a voice as the two files that GPT-SoVITS reads",
+        example="gsv export --workspace work --voice anna --models models --out export",
+        add_arguments=_add_export,
+    ),
+    "import": Command(
+        run=_import,
+        says="register a voice that GPT-SoVITS trained",
+        example='gsv import anna-e15.ckpt anna_e8_s200.pth --voice anna --reference a.wav --text "…" --language en',
+        add_arguments=_add_import,
+    ),
     "models": Command(
         run=_models,
         says="fetch and check base models",

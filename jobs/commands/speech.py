@@ -23,6 +23,7 @@ def _synth(options: argparse.Namespace) -> int:
         speed=options.speed,
         models=config.flow.base_folder,
         prefix=config.registry.prefix,
+        lexicon=options.lexicon,
     )
 
     def put(path: Path) -> None:
@@ -48,6 +49,7 @@ def _add_synth(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--text", required=True)
     parser.add_argument("--language", help="zh, en, ja, ko, yue or auto [auto]")
     parser.add_argument("--out", type=Path, required=True, help="WAV file to write")
+    parser.add_argument("--lexicon", type=Path, help="words and how they are said, before those the version holds")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--speed", type=float, default=1.0, help="2 is twice as fast [1]")
 

@@ -16,6 +16,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from gsv_core.text.coverage import Coverage
+from pipelines.report.coverage import voice_coverage
 from pipelines.report.listening import AudioSample, within_budget
 from pipelines.rows import RATE_HZ
 from pipelines.storage import Storage, open_storage
@@ -146,6 +148,8 @@ class VoiceNumbers:
     """Kept clips that the selection did not take: reason -> count."""
     rejections: tuple[RejectionGroup, ...] = ()
     distributions: tuple[Distribution, ...] = ()
+    coverage: tuple[Coverage, ...] = ()
+    """What the clips chosen for training, or else all that were kept, cover of each language spoken."""
     trained: TrainedNumbers | None = None
     model_name: str | None = None
     model_version: str | None = None
@@ -225,6 +229,31 @@ def collect(corpus: Path | str, outcomes: Mapping[str, Outcome] | None = None) -
     )
 
 
+def collect_coverage(corpus: Path | str, voice: str) -> tuple[Coverage, ...]:
+    """What the report says one voice covers, without reading the rest.
+
+    Raises:
+        ValueError: there is no corpus in this place, or no such voice in it.
+    """
+    storage = open_storage(corpus)
+    about, voices = _read_json(storage, "corpus.json"), storage.names("voices")
+    if not about and not voices:
+        raise ValueError(f"{corpus}: no corpus here; `gsv prepare` or `gsv onboard` makes one")
+    if voice not in voices:
+        raise ValueError(f"{corpus}: no voice {voice!r} in it; there are {', '.join(sorted(voices)) or 'none'}")
+    place = f"voices/{voice}"
+    committed = _committed(storage, place, set(about["units"]) if "units" in about else None)
+    clips = {
+        row["clip_id"] for done in committed for row in _table(storage, f"{place}/manifest/{done.unit_id}.parquet")
+    }
+    outcome = read_outcomes(storage).get(voice)
+    run_id = outcome.run_id if outcome and outcome.run_id else _finished_run(storage, place)
+    run = _read_json(storage, f"{place}/runs/{run_id}/run.json") if run_id else {}
+    selection = _selection(storage, place, run.get("selection_digest"), clips)
+    chosen = {row["clip_id"] for row in selection if row["keep"]} or None
+    return voice_coverage(storage, place, [done.unit_id for done in committed], chosen)
+
+
 def _is_current(storage: Storage, voice: str, units: set[str] | None) -> bool:
     """Whether a voice has a unit that still counts, or files that could not even be read."""
     return bool(_committed(storage, f"voices/{voice}", units)) or storage.exists(f"voices/{voice}/{_UNREAD}")
@@ -254,6 +283,7 @@ def _voice(
     for row in manifest:
         languages[row["language"] or "unknown"] += row["num_samples"] / RATE_HZ
     samples = _listen(storage, place, run_id, manifest, selection) if manifest else []
+    chosen = {row["clip_id"] for row in selection if row["keep"]} or None
     return VoiceNumbers(
         voice=voice,
         state=state,
@@ -274,6 +304,7 @@ def _voice(
         left_out=dict(Counter(row["reason"] for row in selection if not row["keep"]).most_common()),
         rejections=_rejections(rejected),
         distributions=_distributions(manifest, engines),
+        coverage=voice_coverage(storage, place, [done.unit_id for done in committed], chosen),
         trained=trained,
         model_name=outcome.model_name if outcome else None,
         model_version=outcome.model_version if outcome else None,

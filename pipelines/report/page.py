@@ -5,6 +5,7 @@ transcript can be nothing but text.
 """
 
 import base64
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from urllib.parse import urlsplit, urlunsplit
 import jinja2
 from markupsafe import Markup
 
+from gsv_core.text.coverage import RARE, Coverage
 from pipelines.report import wording
 from pipelines.report.charts import Line, histogram, line_chart, stacked_bar
 from pipelines.report.listening import AudioSample
@@ -57,6 +59,8 @@ def page(corpus: CorpusNumbers) -> str:
         phases=wording.PHASES,
         roles=wording.ROLES,
         languages=wording.LANGUAGES,
+        covered=_covered,
+        rare=RARE,
         split_bar=_split_bar,
         histograms=_histograms,
         first_charts=_first_charts,
@@ -109,6 +113,22 @@ def _histograms(voice: VoiceNumbers) -> list[dict[str, Any]]:
         chart = histogram(distribution.values, title=f"{name}, clips", unit=unit)
         result.append({"name": name, "engine": distribution.engine, "missing": distribution.missing, "chart": chart})
     return [entry for entry in result if entry["chart"]]
+
+
+def _covered(coverage: Coverage) -> list[dict[str, Any]]:
+    """A line for each kind of sound: its name, a bar of what part of running speech was heard, and what is missing."""
+    lines = []
+    for kind in coverage.kinds:
+        name, one = wording.COVERED[kind.kind]
+        if (coverage.language, kind.kind) == ("en", "tones"):
+            name, one = "Stressed and weak vowels", "vowel"
+        share = kind.weighted_share
+        percent = math.floor(1000 * share) / 10  # what lacks something is never called all
+        bar = stacked_bar(
+            [("heard", "kept", share), ("missing", "non-speech", 1 - share)], title=f"{name}, by how common they are"
+        )
+        lines.append({"name": name, "one": one, "bar": bar, "kind": kind, "percent": f"{percent:g} %"})
+    return lines
 
 
 def _first_charts(trained: TrainedNumbers) -> list[dict[str, Any]]:

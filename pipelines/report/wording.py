@@ -88,6 +88,13 @@ SETTINGS = {
     "gpu_seconds": "GPU time",
 }
 
+COVERED = {
+    "phonemes": ("Phonemes", "phoneme"),
+    "tones": ("Tones", "tone"),
+    "pairs": ("Phoneme pairs", "pair"),
+}
+"""Kinds of sounds a voice may cover; in English the tones are stresses."""
+
 LANGUAGES = {"zh": "Mandarin", "en": "English", "ja": "Japanese", "ko": "Korean", "yue": "Cantonese"}
 
 

@@ -140,3 +140,27 @@ def test_what_made_a_member_is_named() -> None:
     other = replace(CONFIG, flow=replace(CONFIG.flow, engines=engines))
     changed = {key for key, value in derived_from(base, other).items() if value != derived_from(base, CONFIG)[key]}
     assert changed == {"speaker"}
+
+
+def test_a_word_in_a_lexicon_makes_again_only_what_it_may_change(
+    made: MadeCorpus, copied: Workspace, tmp_path: Path
+) -> None:
+    recordings = tmp_path / "recordings"
+    shutil.copytree(made.recordings, recordings)
+    done = made.prepared.units_made
+    words = recordings / "ada" / "lexicon.tsv"
+    transcripts = [file.read_text(encoding="utf-8") for file in (recordings / "ada").glob("*.txt")]
+    words.write_text(f"{transcripts[0].split()[0].strip('.,')}\tN OW1\n", encoding="utf-8")
+    record = forecast(recordings, copied, CONFIG, Silent())
+    assert record.units_to_do == len(made.prepared.voices["ada"].units) < done
+    # For all voices, a word that no transcript holds redoes only what a recogniser writes down.
+    shared = tmp_path / "words.tsv"
+    shared.write_text("Xyzzy\tZ IH1 Z IY0\n", encoding="utf-8")
+    words.unlink()
+    unwritten = [
+        voice
+        for voice, made_voice in made.prepared.voices.items()
+        if any(source.transcript is None for unit in made_voice.units for source in unit.sources)
+    ]
+    record = forecast(recordings, copied, replace(CONFIG, lexicon=str(shared)), Silent())
+    assert record.units_to_do == sum(len(made.prepared.voices[voice].units) for voice in unwritten)

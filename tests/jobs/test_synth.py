@@ -55,3 +55,16 @@ def test_without_a_store_nothing_is_made(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="gsv onboard"):
         speak(f"sqlite:///{tmp_path}/mlflow.db", "alice", "Hello.", "en")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_words_are_said_as_a_lexicon_says_and_a_wrong_one_is_named(uri: str, tmp_path: Path) -> None:
+    words = tmp_path / "words.tsv"
+    words.write_text("morning\tM AO1 N\n", encoding="utf-8")
+    plain = speak(uri, "alice", "Good morning.", "en", seed=1).wav
+    assert speak(uri, "alice", "Good morning.", "en", seed=1, lexicon=words).wav != plain
+    assert speak(uri, "alice", "Good evening.", "en", seed=1, lexicon=words).wav == (
+        speak(uri, "alice", "Good evening.", "en", seed=1).wav
+    )
+    words.write_text("morning\tmoan\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"words.tsv, line 1: 'MOAN' is no ARPAbet"):
+        speak(uri, "alice", "Good morning.", "en", lexicon=words)

@@ -7,13 +7,16 @@ import shutil
 import subprocess
 import sys
 import wave
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from gsv_core.audio.wav import wav_bytes
-from jobs.register import register_voice
+from gsv_core.text.lexicon import Lexicon
+from jobs.register import _collect_files, register_voice
+from jobs.run_folder import RunFolder
 from jobs.synth import speak
 from jobs.tracking import Tracker
 from jobs.voice_model import Voice, VoiceModel, load_voice, signature
@@ -146,3 +149,22 @@ def test_a_published_base_that_is_missing_is_named(files: Path, tmp_path: Path) 
     (other / "voice.json").write_text(json.dumps(description | {"release": "v2Pro"}), encoding="utf-8")
     with pytest.raises(ValueError, match="gsv models pull v2Pro"):
         load_voice(other, models=tmp_path / "nowhere")
+
+
+def test_a_version_holds_the_words_of_its_voice_and_a_caller_s_count_before_them(tmp_path: Path) -> None:
+    run = write_nano_run(tmp_path / "corpus")
+    (run.parent.parent / "lexicon.tsv").write_text("morning\tM AO1 N\ten\n", encoding="utf-8")
+    files = tmp_path / "files"
+    files.mkdir()
+    _collect_files(RunFolder.read(run), files)
+    voice = load_voice(files)
+    assert [(entry.word, entry.pronunciation) for entry in voice.lexicon.entries] == [("morning", "M AO1 N")]
+    other = Lexicon.parse(b"Morning\tM UW1 N\nyou\tY UW1 Y UW1\n")
+    as_written, own, called = (
+        replace(voice, lexicon=Lexicon()).speak(TEXT, "en"),
+        voice.speak(TEXT, "en"),
+        voice.speak(TEXT, "en", lexicon=other),
+    )
+    assert as_written != own
+    assert called not in (as_written, own)
+    assert called == replace(voice, lexicon=other).speak(TEXT, "en")

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gsv_core.text.lexicon import Lexicon
 from pipelines.sources import HandedIn, gather, read_card
 from pipelines.storage import LocalStorage
 
@@ -312,3 +313,57 @@ def test_a_table_with_only_a_language_still_finds_the_text_beside(root: Path) ->
 def test_an_empty_table_is_not_taken_for_a_folder(root: Path, name: str) -> None:
     with pytest.raises(ValueError, match="no row in it"):
         look(put(root / name, ""))
+
+
+def test_a_lexicon_is_the_corpus_s_or_the_voice_s_and_the_voice_s_word_counts(root: Path, tmp_path: Path) -> None:
+    put(root / "anna" / "a.wav", b"1")
+    put(root / "ben" / "b.wav", b"2")
+    put(root / "lexicon.tsv", "GSV\tJH IY1\nAda\tEY1 D AH0\n")
+    put(root / "anna" / "lexicon.tsv", "GSV\tG IY1\n")
+    shared = Lexicon.parse(b"Ada\tAA1 D AH0\nBo\tB OW1\n")
+    words = look(root, lexicon=shared).lexicons
+    assert {entry.word: entry.pronunciation for entry in words["anna"].entries} == {
+        "GSV": "G IY1",
+        "Ada": "EY1 D AH0",
+        "Bo": "B OW1",
+    }
+    assert {entry.word: entry.pronunciation for entry in words["ben"].entries}["GSV"] == "JH IY1"
+    (tmp_path / "bare" / "anna").mkdir(parents=True)
+    put(tmp_path / "bare" / "anna" / "a.wav")
+    bare = look(tmp_path / "bare")
+    assert bare.lexicons == {}
+    assert bare.sources[0].lexicon is None
+
+
+def test_chinese_words_are_of_the_voice_s_language(root: Path) -> None:
+    put(root / "wong" / "a.wav", b"1")
+    put(root / "wong" / "voice.yaml", "language: yue\n")
+    put(root / "wong" / "lexicon.tsv", "重慶\tcung4 hing3\n")
+    assert [entry.language for entry in look(root).lexicons["wong"].entries] == ["yue"]
+
+
+def test_a_recording_with_a_transcript_depends_on_the_words_in_it_alone(root: Path) -> None:
+    put(root / "anna" / "said.wav", b"1")
+    put(root / "anna" / "said.txt", "Hello Ada.")
+    put(root / "anna" / "unheard.wav", b"2")
+
+    def digests(words: str) -> dict[str, str | None]:
+        put(root / "anna" / "lexicon.tsv", words)
+        return {Path(source.uri).stem: source.lexicon for source in look(root).sources}
+
+    before, after = digests("Ada\tEY1 D AH0\n"), digests("Ada\tEY1 D AH0\nBo\tB OW1\n")
+    assert before["said"] == after["said"] is not None
+    assert before["unheard"] != after["unheard"]
+    assert digests("Ada\tAA1 D AH0\n")["said"] != before["said"]
+    assert digests("Bo\tB OW1\n")["said"] is None
+
+
+def test_a_lexicon_that_is_wrong_or_a_link_outside_is_refused_by_name(root: Path, tmp_path: Path) -> None:
+    put(root / "anna" / "a.wav")
+    place = put(root / "anna" / "lexicon.tsv", "Ada\tEY D\n")
+    with pytest.raises(ValueError, match=r"anna.lexicon.tsv, line 1: 'EY' is no ARPAbet"):
+        look(root)
+    place.unlink()
+    place.symlink_to(put(tmp_path / "secret.tsv", "Ada\tEY1\n"))
+    with pytest.raises(ValueError, match="leaves its folder"):
+        look(root)

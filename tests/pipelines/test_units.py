@@ -97,3 +97,13 @@ def test_a_unit_and_its_mark_survive_their_files(tmp_path: Path) -> None:
     )
     commit(unit, {}, mark, corpus)
     assert read_committed(unit, corpus) == mark
+
+
+def test_another_lexicon_makes_the_units_of_its_recordings_again_and_no_other(tmp_path: Path) -> None:
+    corpus = LocalStorage(tmp_path)
+    for unit in plan([source(1), source(2, "ben")], "config", corpus).to_do:
+        finish(unit, corpus)
+    again = plan([source(1, lexicon="words"), source(2, "ben")], "config", corpus)
+    assert [unit.voice for unit in again.to_do] == ["anna"]
+    assert [unit.voice for unit in again.done] == ["ben"]
+    assert Unit.from_json(again.to_do[0].to_json()) == again.to_do[0]

@@ -1,18 +1,28 @@
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
 
 import pytest
 import torch
-from transformers import BertConfig, BertModel, BertTokenizerFast, HubertConfig, HubertModel
 
 from gsv_core.checkpoints.base import MissingBase, build_nano, load_base, load_published, tensors_digest
 from gsv_core.checkpoints.hub import LOCK_NAME, file_digest
-from gsv_core.checkpoints.releases import BERT_FOLDER, HUBERT_FOLDER, RELEASES, Release
+from gsv_core.checkpoints.releases import RELEASES, Release
 from gsv_core.features import extract_features, text_vectors_of
 from gsv_core.networks.content_encoder import HubertContentEncoder
+from gsv_core.networks.semantic_to_wave import SemanticToWave
 from gsv_core.text.front_end import phonemise
+from tests.gsv_core.made_bases import (
+    ENCODER_FILES,
+    bigvgan_settings,
+    small_mel_release,
+    write,
+    write_encoders,
+    write_mel_release,
+    write_text_to_semantic,
+)
 from tests.gsv_core.made_items import made_wave
 from tests.shared import shared_path
 
@@ -103,8 +113,7 @@ PUBLISHED = replace(
     semantic_to_wave=replace(NANO.semantic_to_wave, content_width=16),
     discriminators=NANO.discriminators,
     speaker_encoder=NANO.speaker_encoder,
-    content_encoder_files=(f"{HUBERT_FOLDER}/config.json", f"{HUBERT_FOLDER}/model.safetensors"),
-    text_encoder_files=(f"{BERT_FOLDER}/config.json", f"{BERT_FOLDER}/model.safetensors"),
+    **ENCODER_FILES,
 )
 """v2Pro at toy width, for files in the published formats."""
 
@@ -117,39 +126,16 @@ def published(tmp_path_factory):
         replace(NANO, text_to_semantic=PUBLISHED.text_to_semantic, semantic_to_wave=PUBLISHED.semantic_to_wave)
     )
     assert base.speaker_encoder is not None
+    write_text_to_semantic(folder / PUBLISHED.text_to_semantic_file, base.text_to_semantic)
+    semantic_to_wave, discriminators = base.wave_networks()
     files = {
-        PUBLISHED.text_to_semantic_file: {
-            "weight": {f"model.{name}": tensor.half() for name, tensor in base.text_to_semantic.state_dict().items()},
-            "config": {"model": {"n_layer": 3}},
-            "info": "GPT-e1",
-        },
-        PUBLISHED.generator_file: {"weight": base.semantic_to_wave.state_dict(), "config": None, "info": ""},
-        PUBLISHED.discriminator_file: {"weight": base.discriminators.state_dict()},
+        PUBLISHED.generator_file: {"weight": semantic_to_wave.state_dict(), "config": None, "info": ""},
+        PUBLISHED.discriminator_file: {"weight": discriminators.state_dict()},
         PUBLISHED.speaker_encoder_file: base.speaker_encoder.state_dict(),
     }
     for name, content in files.items():
-        (folder / name).parent.mkdir(exist_ok=True)
-        torch.save(content, folder / name)
-    torch.manual_seed(0)
-    hubert = HubertConfig(
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-        conv_dim=(8,) * 7,
-        num_conv_pos_embeddings=16,
-        num_conv_pos_embedding_groups=2,
-    )
-    HubertModel(hubert).save_pretrained(folder / HUBERT_FOLDER)
-    bert = folder / BERT_FOLDER
-    bert.mkdir()
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"你好吗"]
-    (bert / "vocab.txt").write_text("\n".join(vocabulary), "utf-8")
-    BertTokenizerFast(vocab_file=str(bert / "vocab.txt")).save_pretrained(bert)
-    config = BertConfig(
-        vocab_size=len(vocabulary), hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=32
-    )
-    BertModel(config).save_pretrained(bert)
+        write(folder / name, content)
+    write_encoders(folder)
     return folder
 
 
@@ -191,6 +177,18 @@ def test_a_file_that_holds_another_network_is_named(published):
         load_published(wider, published)
 
 
+def test_a_file_of_another_release_is_called_by_its_name(published, tmp_path):
+    shutil.copytree(published, tmp_path, dirs_exist_ok=True)
+    small = replace(PUBLISHED.semantic_to_wave, speaker_vector_width=None)
+    early = replace(small, phoneme_count=322, reference_bins=1025)
+    write(tmp_path / PUBLISHED.generator_file, {"weight": SemanticToWave(early).state_dict()})
+    with pytest.raises(ValueError, match=r"s2Gv2Pro\.pth: this is v1: 322 phonemes, 732 expected"):
+        load_published(PUBLISHED, tmp_path)
+    shutil.copy(tmp_path / PUBLISHED.discriminator_file, tmp_path / PUBLISHED.generator_file)
+    with pytest.raises(ValueError, match=r"s2Gv2Pro\.pth: this is discriminators .*; semantic-to-wave expected"):
+        load_published(PUBLISHED, tmp_path)
+
+
 def test_a_locked_file_that_changed_is_refused(published):
     names = PUBLISHED.files
     entries = {
@@ -206,9 +204,94 @@ def test_a_locked_file_that_changed_is_refused(published):
     lock.unlink()
 
 
-def test_releases_whose_second_network_does_not_exist_yet_say_so(tmp_path):
-    for name in RELEASES[Release.V4].files:
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(b"")
-    with pytest.raises(ValueError, match="cannot be built yet"):
-        load_base("v4", tmp_path)
+def test_the_digest_of_a_base_never_changes_its_meaning():
+    """Corpora and voices name their base by it: the tensors of these networks in this order, and nothing else."""
+    base = load_base("nano")
+    assert base.speaker_encoder is not None
+    networks = (base.text_to_semantic, *base.wave_networks(), base.speaker_encoder)
+    assert base.digest == tensors_digest(*(network.state_dict() for network in networks))
+
+
+@pytest.fixture(scope="module", params=[Release.V3, Release.V4])
+def mel_release(request, tmp_path_factory):
+    """Spec, folder and networks of a release that predicts mel spectrograms."""
+    folder, spec = tmp_path_factory.mktemp(request.param), small_mel_release(request.param)
+    return spec, folder, write_mel_release(folder, spec)
+
+
+def test_releases_with_a_vocoder_become_the_networks_they_hold(mel_release):
+    spec, folder, networks = mel_release
+    base = load_published(spec, folder)
+    assert base.semantic_to_mel is base.acoustic
+    for name in ("semantic_to_mel", "vocoder"):
+        loaded = getattr(base, name)
+        stored = networks[name].state_dict()
+        assert loaded.state_dict().keys() == stored.keys()
+        assert all(torch.equal(tensor, stored[key]) for key, tensor in loaded.state_dict().items())
+        assert not loaded.training
+        assert not any(parameter.requires_grad for parameter in loaded.parameters())
+    assert base.semantic_to_wave is None
+    assert base.discriminators is None
+    assert base.speaker_encoder is None
+
+    features = extract_features(base, made_wave(0, 1.0).numpy(), None)
+    assert features.tokens.shape == (24,)
+    assert features.speaker_vector is None
+    assert len(set(features.tokens.tolist())) > 1
+
+
+def test_the_digest_covers_the_vocoder_and_the_tokens_do_not(mel_release, tmp_path):
+    spec, folder, networks = mel_release
+    base = load_published(spec, folder)
+    halves = networks["text_to_semantic"].half().float()
+    tables = (halves.state_dict(), networks["semantic_to_mel"].state_dict(), networks["vocoder"].state_dict())
+    assert base.digest == tensors_digest(*tables)
+    network, vocoder = base.mel_networks()
+    with torch.no_grad():
+        vocoder.conv_post.bias = torch.nn.Parameter(torch.ones(1))
+    assert tensors_digest(tables[0], network.state_dict(), vocoder.state_dict()) != base.digest
+    tokens = {k: v for k, v in network.state_dict().items() if k.split(".")[0] in ("ssl_proj", "quantizer")}
+    assert base.token_digest == tensors_digest(tokens)
+
+
+def test_a_base_says_which_networks_it_has_not(mel_release):
+    spec, folder, _ = mel_release
+    with pytest.raises(ValueError, match=rf"base {spec.release} predicts mel spectrograms; use v1, v2, v2Pro"):
+        load_published(spec, folder).wave_networks()
+    with pytest.raises(ValueError, match="base nano predicts no mel spectrograms; use v3 or v4"):
+        load_base("nano").mel_networks()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"upsample_rates": [4, 4, 4, 2, 2, 1]},
+            r"config\.json describes no vocoder that can be built: need an upsample",
+        ),
+        ({"upsample_initial_channel": 128}, r"is not the vocoder of v3: .*channels=128.*, not .*channels=64"),
+        ({"sampling_rate": 22050}, r"is not the vocoder of v3: sampling_rate 22050, not 24000"),
+        ({"fmax": 8000, "hop_size": 300}, "hop_size 300, not 256; fmax 8000, not None"),
+        ({"activation": "snake"}, "activation 'snake' is not known here"),
+        (None, "it is no table of settings"),
+    ],
+)
+def test_settings_of_another_vocoder_are_refused(tmp_path, change, message):
+    spec = small_mel_release(Release.V3)
+    write_mel_release(tmp_path, spec)
+    settings = [] if change is None else bigvgan_settings(spec) | change
+    (tmp_path / spec.vocoder_files[0]).write_text(json.dumps(settings), "utf-8")
+    with pytest.raises(ValueError, match=message):
+        load_published(spec, tmp_path)
+
+
+@pytest.mark.parametrize("release", [release for release in Release if RELEASES[release].vocoder is not None])
+def test_mel_frames_of_a_release_become_speech_at_its_rate(release):
+    spec = RELEASES[release]
+    assert spec.vocoder is not None
+    assert spec.mel_spectrogram is not None
+    assert spec.semantic_to_mel is not None
+    frames_per_second = spec.mel_spectrogram.rate_hz / spec.mel_spectrogram.hop
+    assert spec.vocoder.hop * frames_per_second == spec.output_rate_hz
+    assert spec.semantic_to_mel.frames_per_token * 25 == frames_per_second
+    assert spec.vocoder.mel_bands == spec.mel_spectrogram.mel_bands == spec.semantic_to_mel.mel_bands

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from gsv_core.networks.discriminators import DiscriminatorConfig, Discriminators, judge_both
+from gsv_core.networks.layers import fold_weight_norm
 
 SMALL = DiscriminatorConfig(periods=(2, 3), period_channels=(4, 8), scale_channels=(4, 8, 8), scale_groups=(1, 4, 1))
 
@@ -40,3 +41,13 @@ def test_wrong_waves_and_sizes_are_refused():
         DiscriminatorConfig(scale_channels=(6, 8, 8), scale_groups=(1, 4, 1))
     with pytest.raises(ValueError, match="positive periods"):
         DiscriminatorConfig(periods=(0,))
+
+
+def test_folded_they_judge_the_same():
+    torch.manual_seed(0)
+    judges, wave = Discriminators(SMALL), torch.randn(2, 1, 200)
+    before = [output.score for output in judges(wave)]
+    fold_weight_norm(judges)
+    assert not any(name.endswith(("weight_g", "weight_v")) for name in judges.state_dict())
+    for expected, output in zip(before, judges(wave), strict=True):
+        assert torch.equal(output.score, expected)

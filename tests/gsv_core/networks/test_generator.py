@@ -1,21 +1,49 @@
+import copy
+
+import pytest
 import torch
 
 from gsv_core.networks.generator import Generator
+from gsv_core.networks.layers import fold_weight_norm
 
 
-def test_a_frame_becomes_the_product_of_the_rates():
+def made_generator(timbre_width=6):
     torch.manual_seed(0)
-    generator = Generator(
+    return Generator(
         4,
         16,
         rates=(5, 4, 2),
         kernels=(9, 8, 4),
         block_kernels=(3, 5),
         block_dilations=((1, 3), (1,)),
-        timbre_width=6,
+        timbre_width=timbre_width,
     )
+
+
+def test_a_frame_becomes_the_product_of_the_rates():
+    generator = made_generator()
     wave = generator(torch.randn(2, 4, 7), torch.randn(2, 6, 1))
     assert wave.shape == (2, 1, 7 * 40)
     assert wave.abs().max() <= 1
     wave.square().sum().backward()
     assert [n for n, p in generator.named_parameters() if p.grad is None or p.grad.abs().max() == 0] == []
+
+
+def test_a_timbre_is_given_exactly_where_there_is_room_for_one():
+    latent, timbre = torch.randn(1, 4, 3), torch.randn(1, 6, 1)
+    with pytest.raises(ValueError, match="needs a timbre"):
+        made_generator()(latent)
+    without = made_generator(timbre_width=None)
+    assert without(latent).shape == (1, 1, 120)
+    with pytest.raises(ValueError, match="takes no timbre"):
+        without(latent, timbre)
+
+
+def test_folded_it_says_the_same():
+    generator = made_generator()
+    folded = copy.deepcopy(generator)
+    fold_weight_norm(folded)
+    latent, timbre = torch.randn(2, 4, 7), torch.randn(2, 6, 1)
+    assert torch.equal(folded(latent, timbre), generator(latent, timbre))
+    assert "ups.0.weight_v" in generator.state_dict()
+    assert not any("weight_" in name for name in folded.state_dict())

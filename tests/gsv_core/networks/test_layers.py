@@ -1,3 +1,6 @@
+import copy
+
+import pytest
 import torch
 
 from gsv_core.networks.layers import (
@@ -6,6 +9,7 @@ from gsv_core.networks.layers import (
     WeightNormColumnConv2d,
     WeightNormConv1d,
     WeightNormConvTranspose1d,
+    fold_weight_norm,
     frame_mask,
     sequence_mask,
     slice_frames,
@@ -67,3 +71,36 @@ def test_gated_stack_keeps_padding_out_and_reaches_every_weight():
     assert padded[..., 7:].abs().max() == 0
     padded.square().sum().backward()
     assert all(parameter.grad is not None and parameter.grad.abs().max() > 0 for parameter in stack.parameters())
+
+
+@pytest.mark.parametrize(
+    ("convolution", "inputs"),
+    [
+        (WeightNormConv1d(4, 6, 3, stride=2, padding=2, dilation=2, groups=2), (2, 4, 9)),
+        (WeightNormConv1d(4, 6, 3, bias=False), (2, 4, 9)),
+        (WeightNormColumnConv2d(2, 3, 5, stride=3, padding=2), (4, 2, 9)),
+        (WeightNormConvTranspose1d(3, 2, 16, stride=10), (1, 3, 7)),
+    ],
+)
+def test_a_folded_convolution_gives_the_same_numbers(convolution, inputs):
+    torch.manual_seed(3)
+    network = torch.nn.Sequential(convolution)
+    with torch.no_grad():
+        convolution.weight_g.mul_(torch.rand_like(convolution.weight_g) + 0.5)
+    folded = copy.deepcopy(network).requires_grad_(False)
+    state = torch.get_rng_state()
+    fold_weight_norm(folded)
+    assert torch.equal(torch.get_rng_state(), state)
+    x = torch.randn(inputs)
+    assert torch.equal(folded(x), network(x))
+    assert sorted(folded.state_dict()) == ["0.bias", "0.weight"] if convolution.bias is not None else ["0.weight"]
+    assert not any(parameter.requires_grad for parameter in folded.parameters())
+
+
+def test_folding_a_gated_stack_reaches_every_part():
+    stack = GatedStack(6, 5, 3, timbre_width=4)
+    x, timbre, mask = torch.randn(1, 6, 10), torch.randn(1, 4, 1), torch.ones(1, 1, 10)
+    expected = stack(x, mask, timbre)
+    fold_weight_norm(stack)
+    assert torch.equal(stack(x, mask, timbre), expected)
+    assert not any("weight_" in name for name in stack.state_dict())

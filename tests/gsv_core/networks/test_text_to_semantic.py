@@ -1,3 +1,6 @@
+import copy
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -94,6 +97,71 @@ def test_texts_of_different_length_decode_together_as_they_do_alone(network, bat
         first, own_cache = network.prefill(single["phoneme_ids"], single["text_vectors"], None)
         torch.testing.assert_close(logits[row], first[0], atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(followed[row], network.step(fed[row : row + 1], own_cache)[0], atol=1e-5, rtol=1e-5)
+
+
+def test_prompts_of_different_length_decode_together_as_they_do_alone(network, batch):
+    fed = torch.tensor([5, 7])
+    lengths = {"phoneme_lengths": batch["phoneme_lengths"], "prompt_lengths": torch.tensor([0, 3])}
+    logits, cache = network.prefill(batch["phoneme_ids"], batch["text_vectors"], batch["tokens"][:, :4], **lengths)
+    followed = network.step(fed, cache)
+    for row in range(2):
+        single, prompt = _alone(batch, row), int(lengths["prompt_lengths"][row])
+        first, own_cache = network.prefill(
+            single["phoneme_ids"], single["text_vectors"], single["tokens"][:, :prompt] if prompt else None
+        )
+        torch.testing.assert_close(logits[row], first[0], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(followed[row], network.step(fed[row : row + 1], own_cache)[0], atol=1e-5, rtol=1e-5)
+
+
+def test_rows_that_are_kept_go_on_as_before(network, batch):
+    def decode(rows):
+        _, cache = network.prefill(
+            batch["phoneme_ids"], batch["text_vectors"], None, phoneme_lengths=batch["phoneme_lengths"]
+        )
+        cache.keep(rows)
+        return network.step(torch.tensor([5, 7])[rows], cache)
+
+    torch.testing.assert_close(decode(torch.tensor([1])), decode(torch.tensor([0, 1]))[1:], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("copies", [1, 8])
+def test_a_step_is_the_same_in_every_layout_of_the_weights(copies):
+    torch.manual_seed(0)
+    network = TextToSemantic(replace(CONFIG, width=64, heads=4)).eval()
+    phonemes = torch.arange(7).expand(copies, -1)
+    _, cache = network.prefill(phonemes, None, None)
+    assert {weight.ndim for weights in cache.weights for weight in weights} == {2 if copies == 1 else 3}
+    fed = torch.tensor([3, 9, 4])
+    decoded = torch.stack([network.step(token.expand(copies), cache) for token in fed])
+    whole = network(phonemes[:1], torch.tensor([7]), fed[None], torch.tensor([3])).logits[0, 1:].detach()
+    torch.testing.assert_close(decoded, whole.unsqueeze(1).expand(-1, copies, -1), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize("copies", [1, 4])
+def test_a_step_compiles_as_one_graph(backend, copies):
+    torch.manual_seed(0)
+    network = TextToSemantic(replace(CONFIG, width=64, heads=4)).eval()
+    compiled = copy.copy(network)
+    compiled.decode = torch.compile(network.decode, backend=backend, fullgraph=True, dynamic=False)
+    phonemes = torch.arange(7).expand(copies, -1)
+
+    def decode(stepper):
+        _, cache = network.prefill(phonemes, None, None)
+        return torch.stack([stepper.step(torch.full((copies,), token), cache) for token in (3, 9, 4)])
+
+    torch.testing.assert_close(decode(compiled), decode(network))
+
+
+def test_half_the_bits_decode_nearly_the_same(network, batch):
+    single = _alone(batch, 0)
+    small = copy.deepcopy(network).to(torch.bfloat16)
+    decoded = []
+    for one in (network, small):
+        _, cache = one.prefill(single["phoneme_ids"], single["text_vectors"], single["tokens"][:, :3])
+        decoded.append(one.step(torch.tensor([5]), cache).float())
+    assert not torch.equal(*decoded)
+    torch.testing.assert_close(*decoded, atol=0.1, rtol=0.1)
 
 
 def test_positions_beyond_the_table_are_computed(network):

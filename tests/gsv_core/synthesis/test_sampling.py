@@ -4,7 +4,16 @@ import pytest
 import torch
 
 from gsv_core.networks.text_to_semantic import TextToSemantic, TextToSemanticConfig
-from gsv_core.synthesis.sampling import FIRST_END, Sampling, continue_tokens, draw_token, sample_tokens
+from gsv_core.synthesis.sampling import (
+    FIRST_END,
+    Sampling,
+    Sentence,
+    clocks_of,
+    draw_token,
+    draw_tokens,
+    sample_sentences,
+    sample_tokens,
+)
 from tests.parity.recorded import RecordedCase
 from tests.shared import shared_path
 
@@ -93,6 +102,59 @@ def test_a_bound_ends_what_does_not_end_by_itself(network):
         sample_tokens(network, torch.empty(0, dtype=torch.int64), None, None, Sampling(), draw)
 
 
+@pytest.fixture(scope="module")
+def talkative():
+    """A network whose sentences end by themselves, after different numbers of tokens."""
+    torch.manual_seed(3)
+    config = TextToSemanticConfig(phoneme_count=40, token_count=33, width=64, heads=2, layers=2, text_vector_width=6)
+    network = TextToSemantic(config).eval()
+    with torch.no_grad():
+        network.ar_predict_layer.weight.mul_(0.3)
+    return network
+
+
+def _sentences(count, most_tokens=120):
+    draw = torch.Generator().manual_seed(5)
+    return [
+        Sentence(
+            phoneme_ids=torch.randint(40, (3 + 2 * row,), generator=draw),
+            text_vectors=torch.randn(3 + 2 * row, 6, generator=draw) if row % 2 else None,
+            prompt_tokens=torch.randint(32, (row,), generator=draw) if row else None,
+            clocks=clocks_of(torch.Generator().manual_seed(row)),
+            most_tokens=most_tokens + row,
+        )
+        for row in range(count)
+    ]
+
+
+@pytest.mark.parametrize("sampling", [Sampling(top_k=1), Sampling(), Sampling(top_k=20, top_p=0.9, temperature=1.3)])
+def test_sentences_get_together_what_each_gets_alone(talkative, sampling):
+    together = sample_sentences(talkative, _sentences(6), sampling)
+    alone = [sample_sentences(talkative, [sentence], sampling)[0] for sentence in _sentences(6)]
+    assert [tokens.tolist() for tokens in together] == [tokens.tolist() for tokens in alone]
+    if sampling.top_k > 1:
+        lengths = [len(tokens) for tokens in together]
+        assert len(set(lengths)) > 2, "the rows should end at different steps for this test to say something"
+        assert min(lengths) < 120
+
+
+def test_each_sentence_has_its_own_bound(network):
+    sentences = [replace(sentence, most_tokens=3 + row) for row, sentence in enumerate(_sentences(3))]
+    assert [len(tokens) for tokens in sample_sentences(network, sentences, Sampling())] == [3, 4, 5]
+    with pytest.raises(ValueError, match="most_tokens 0"):
+        replace(sentences[0], most_tokens=0)
+
+
+def test_rows_are_drawn_as_if_each_were_alone():
+    draw = torch.Generator().manual_seed(2)
+    scores, clocks = torch.randn(5, 30, generator=draw), torch.empty(5, 30).exponential_(generator=draw)
+    seen = torch.rand(5, 30, generator=draw) < 0.3
+    sampling = Sampling(top_k=7, top_p=0.8, temperature=0.7)
+    tokens, best = draw_tokens(scores, seen, sampling, clocks)
+    for row in range(5):
+        assert draw_token(scores[row], seen[row].nonzero()[:, 0], sampling, clocks[row]) == (tokens[row], best[row])
+
+
 def test_a_sentence_takes_no_longer_than_the_slowest_speaker():
     sampling = Sampling(longest_tokens=1000)
     assert sampling.most_tokens(30) == 250  # 10 s
@@ -143,13 +205,25 @@ def test_decoding_agrees_with_recorded_runs(name, run, sampling):
             network.ar_predict_layer.weight[-1] = inputs["eos_row"]
     prompt = inputs["prompt"][0]
     expected = recorded[len(prompt) :].tolist()
-    tokens = continue_tokens(
-        network,
-        inputs["phoneme_ids"][0],
-        inputs["bert_feature"][0].T,
-        prompt,
-        sampling,
-        lambda step, count: inputs["q_exponential"][step, :count] if run == "sampled" else torch.ones(count),
+    recorded_clocks = inputs["q_exponential"] if run == "sampled" else torch.ones(1, config.token_count)
+    sentence = Sentence(
+        phoneme_ids=inputs["phoneme_ids"][0],
+        text_vectors=inputs["bert_feature"][0].T,
+        prompt_tokens=prompt,
+        clocks=_Replayed(recorded_clocks),
         most_tokens=120 if run == "eos" else len(expected),
     )
+    (tokens,) = sample_sentences(network, [sentence], sampling)
     assert tokens.tolist() == expected
+
+
+class _Replayed:
+    """Recorded clocks, row by row; ones after the last."""
+
+    def __init__(self, rows):
+        self.rows, self.given = rows, 0
+
+    def __call__(self, steps, tokens):
+        block = self.rows[self.given : self.given + steps, :tokens]
+        self.given += steps
+        return torch.cat([block, torch.ones(steps - len(block), tokens)])

@@ -1,16 +1,21 @@
+import copy
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from gsv_core.checkpoints.base import load_published
+from gsv_core.checkpoints.releases import Release
 from gsv_core.checkpoints.weights import save_weights
+from gsv_core.networks.layers import fold_weight_norm
 from gsv_core.synthesis.sampling import Sampling
 from gsv_core.synthesis.synthesiser import PAUSE_S, Prompt, Synthesiser
 from gsv_core.text.front_end import UnspeakableText
 from gsv_core.training.schedules import PhasePlan
 from gsv_core.training.semantic_trainer import SemanticTrainer
 from gsv_core.training.wave_trainer import WaveTrainer
+from tests.gsv_core.made_bases import small_mel_release, write_mel_release
 from tests.gsv_core.made_items import made_wave
 
 SHORT = Sampling(longest_tokens=20)
@@ -87,8 +92,10 @@ def test_weights_from_files_and_from_memory_speak_alike_and_unlike_the_base(base
     ]
     assert np.array_equal(waves[0], waves[1])
     assert not np.array_equal(waves[0], waves[2])
-    trained = trainers[1].network.state_dict()
-    ours = from_files.semantic_to_wave.state_dict()
+    folded = copy.deepcopy(trainers[1].network)
+    fold_weight_norm(folded)
+    trained = folded.state_dict()
+    ours = from_files.acoustic.state_dict()
     assert all(torch.equal(ours[name], trained[name]) for name in ours if not name.startswith("enc_q."))
 
 
@@ -142,3 +149,103 @@ def test_a_prompt_is_stored_whole(base, prompt, tmp_path):
     (tmp_path / "prompt.json").write_text("{}")
     with pytest.raises(ValueError, match="no readable Prompt"):
         Prompt.load(tmp_path)
+
+
+@pytest.fixture(scope="module", params=[Release.V3, Release.V4])
+def mel_base(request, tmp_path_factory):
+    folder, spec = tmp_path_factory.mktemp(request.param), small_mel_release(request.param)
+    write_mel_release(folder, spec)
+    return load_published(spec, folder)
+
+
+@pytest.fixture(scope="module")
+def mel_prompt(mel_base):
+    return Prompt.of(mel_base, made_wave(0, 1.5).numpy(), "hello there", "en")
+
+
+def test_a_release_with_a_vocoder_speaks_at_its_rate_and_as_long_as_its_tokens(mel_base, mel_prompt):
+    synthesiser = Synthesiser(mel_base, sampling=SHORT)
+    speech = synthesiser.speak("Good morning.", "en", mel_prompt, steps=2)
+    assert speech.rate_hz == {Release.V3: 24_000, Release.V4: 48_000}[mel_base.release]
+    assert np.isfinite(speech.wave).all()
+    assert 0 < np.abs(speech.wave).max() <= 1
+    network, vocoder = mel_base.mel_networks()
+    frames = int(len(speech.tokens[0]) * network.config.frames_per_token)
+    assert len(speech.wave) == frames * vocoder.config.hop
+    assert np.array_equal(speech.wave, synthesiser.speak("Good morning.", "en", mel_prompt, steps=2).wave)
+    other = synthesiser.speak("Good morning.", "en", mel_prompt, steps=2, seed=1)
+    assert other.tokens != speech.tokens
+
+
+def test_steps_and_guidance_decide_the_sound_and_not_the_length(mel_base, mel_prompt):
+    synthesiser = Synthesiser(mel_base, sampling=SHORT)
+    waves = [
+        synthesiser.speak("Good morning.", "en", mel_prompt, steps=steps, guidance=guidance).wave
+        for steps, guidance in ((1, None), (2, None), (2, 0.7), (None, 0.0))
+    ]
+    assert len({len(wave) for wave in waves}) == 1
+    assert len({wave.tobytes() for wave in waves}) == 4
+    published = synthesiser.speak("Good morning.", "en", mel_prompt, steps=mel_base.spec.sampling_steps)
+    assert np.array_equal(published.wave, waves[3])
+    with pytest.raises(ValueError, match="got 0 steps"):
+        synthesiser.speak("Good morning.", "en", mel_prompt, steps=0)
+
+
+def test_speech_longer_than_a_chunk_is_said_whole_and_speed_changes_its_length(mel_base, mel_prompt):
+    network, vocoder = mel_base.mel_networks()
+    long = Sampling(longest_tokens=60)
+    text = "Good morning everyone, what a lovely day it is, and how are you all doing today"
+    synthesiser = Synthesiser(mel_base, sampling=long)
+    normal, fast = (synthesiser.speak(text, "en", mel_prompt, speed=speed, steps=1, cut="cut0") for speed in (1.0, 2.0))
+    assert normal.tokens == fast.tokens
+    frames = len(normal.wave) / vocoder.config.hop
+    assert frames > 2 * network.config.chunk_frames - network.config.reference_frames
+    assert len(fast.wave) == pytest.approx(len(normal.wave) / 2, abs=4 * vocoder.config.hop)
+    assert np.abs(normal.wave[-1000:]).max() > 0
+
+
+def test_the_manner_follows_the_prompt_and_one_without_transcript_gives_its_timbre(mel_base, mel_prompt):
+    synthesiser = Synthesiser(mel_base, sampling=SHORT)
+    silent = replace(mel_prompt, phoneme_ids=mel_prompt.phoneme_ids[:0], text="")
+    assert synthesiser._manner(mel_prompt).said.mel.shape[2] == 40
+    assert synthesiser._manner(silent).said.mel.shape[2] == 0
+    speech = synthesiser.speak("Good morning.", "en", silent, steps=1)
+    same_timbre = replace(silent, tokens=silent.tokens.flip(0))
+    assert np.array_equal(speech.wave, synthesiser.speak("Good morning.", "en", same_timbre, steps=1).wave)
+    other_timbre = replace(silent, wave=made_wave(7, 1.5))
+    assert not np.array_equal(speech.wave, synthesiser.speak("Good morning.", "en", other_timbre, steps=1).wave)
+
+
+def test_a_voice_changes_its_base_by_whole_tensors_or_by_low_rank_factors(mel_base, mel_prompt):
+    network, _ = mel_base.mel_networks()
+    owner = "cfm.estimator.transformer_blocks.1.attn.to_q"
+    weight = network.state_dict()[f"{owner}.weight"]
+    down, up = (torch.randn(2, weight.shape[1]) * 0.3, torch.randn(weight.shape[0], 2) * 0.3)
+    bridge = network.state_dict()["bridge.0.weight"] * 1.5
+    low_rank = {f"{owner}.lora_A": down, f"{owner}.lora_B": up, "bridge.0.weight": bridge}
+    whole = {f"{owner}.weight": weight + up @ down, "bridge.0.weight": bridge}
+    waves = []
+    for weights in (low_rank, whole, {"bridge.0.weight": bridge}, {}):
+        synthesiser = Synthesiser.from_tensors(mel_base, {}, weights, sampling=SHORT)
+        waves.append(synthesiser.speak("Good morning.", "en", mel_prompt, steps=2).wave)
+    assert np.array_equal(waves[0], waves[1])
+    assert len({wave.tobytes() for wave in waves[1:]}) == 3
+    assert torch.equal(network.state_dict()[f"{owner}.weight"], weight)
+    with pytest.raises(ValueError, match="not a pair that belongs to it"):
+        Synthesiser.from_tensors(mel_base, {}, {f"{owner}.lora_A": down})
+    with pytest.raises(ValueError, match="factors of nonsense are not a pair"):
+        Synthesiser.from_tensors(mel_base, {}, {"nonsense.lora_A": down, "nonsense.lora_B": up})
+
+
+def test_only_what_a_voice_changes_takes_memory_of_its_own(base, trainers):
+    weights = trainers[0].weights()
+    state = copy.deepcopy(base.text_to_semantic.state_dict())
+    ours = Synthesiser.from_tensors(base, weights, {}).text_to_semantic
+    for (name, tensor), (_, own) in zip(base.text_to_semantic.named_parameters(), ours.named_parameters(), strict=True):
+        assert (tensor.data_ptr() == own.data_ptr()) == (name not in weights)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in base.text_to_semantic.state_dict().items())
+
+
+def test_a_release_without_a_flow_takes_no_steps(base, prompt):
+    with pytest.raises(ValueError, match="steps and guidance belong to v3 and v4; nano"):
+        Synthesiser(base).speak("Good morning.", "en", prompt, steps=4)

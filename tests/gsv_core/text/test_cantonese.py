@@ -17,6 +17,7 @@ def phonemes(text: str) -> str:
         ("屋", "Yuk Yk1"),
         ("五", "Yng Yg5"),
         ("唔該", "Ym Ym4 Yg Yoi1"),
+        ("嗯", "Yng Yg6"),
         ("乜話？！", "Ym Yat1 Yw Yaa6 ? !"),
     ],
 )
@@ -31,6 +32,11 @@ def test_readings_and_the_peculiar_cut(text, expected):
         ("好食㗎", "Yh You2 Ys Yik6 Yg Yaa3"),
         # upstream says the Mandarin 幺
         ("91", "Yg Yau2 Ys Yap6 Yj Yat1"),
+        ("4,599蚊", "Ys Yei3 Yc Yin1 Yng Yg5 Yb Yaak3 Yg Yau2 Ys Yap6 Yg Yau2 Ym Yan1"),
+        # upstream says 第两
+        ("第2個", "Yd Yai6 Yj Yi6 Yg Yo3"),
+        # upstream deletes the line break
+        ("一\n二", "Yj Yat1 . Yj Yi6"),
         # two syllables in one character are UNK upstream
         ("卅", "Ys Yaa1 Yaa Ya6"),
         # 盎 ong3 has no symbols, ngong3 has, and is said as often

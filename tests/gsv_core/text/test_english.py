@@ -13,7 +13,8 @@ def phonemes(text: str) -> str:
     ("digits", "words"),
     [
         ("0", "zero"), ("7", "seven"), ("48250", "forty-eight thousand, two hundred fifty"),
-        ("2500000", "two million, five hundred thousand"), ("100", "one hundred"), ("1000001", "one million, one"),
+        ("2500000", "two million, five hundred thousand"), ("100", "one hundred"), ("1000001", "one million one"),
+        ("7045", "seven thousand forty-five"), ("1001001", "one million, one thousand one"),
     ],
 )  # fmt: skip
 def test_cardinals(digits, words):
@@ -25,8 +26,9 @@ def test_years_and_ordinals():
         "nineteen oh six", "two thousand", "two thousand seven", "eleven hundred", "thirteen eighty-two",
         "twenty thirty-one",
     ]  # fmt: skip
-    assert [ordinal(digits) for digits in ("1", "22", "12", "20", "100")] == [
-        "first", "twenty-second", "twelfth", "twentieth", "one hundredth",
+    assert [ordinal(digits) for digits in ("1", "22", "12", "20", "100", "101", "1051")] == [
+        "first", "twenty-second", "twelfth", "twentieth", "one hundredth", "one hundred and first",
+        "one thousand and fifty-first",
     ]  # fmt: skip
 
 
@@ -39,6 +41,11 @@ def test_years_and_ordinals():
         ("20$ or 15£", "twenty dollars or fifteen pounds"),
         ("3.14159.", "three point one four one five nine."),
         ("2/3 cup", "two thirds cup"),
+        ("6/1", "six"),
+        ("1/120 s", "one one hundred and twentieth s"),
+        ("120s long", "one hundred twenty seconds long"),
+        ("in the 1990s", "in the nineteen nineties"),
+        ("$3,200,000, while", "three million, two hundred thousand dollars, while"),
         ("25m and 1tsp", "twenty-five meters and one teaspoon"),
         ("100°C", "one hundred degrees celsius"),
         ("2 + 3 = 5", "two plus three Equals five"),
@@ -58,7 +65,7 @@ def test_in_words(text, words):
     [
         # upstream reads amounts between 1001 and 2999 like years
         ("$1,299.00", "one thousand, two hundred ninety-nine dollars"),
-        ("1,024 stars", "one thousand, twenty-four stars"),
+        ("1,024 stars", "one thousand twenty-four stars"),
         # upstream glues the words together
         ("is -15", "is negative fifteen"),
         ("B12", "B twelve"),
@@ -73,6 +80,17 @@ def test_in_words(text, words):
         ("open 24/7", "open twenty-four seven"),
         ("9:30 a.m. daily", "nine thirty A M daily"),
         ("at 5 p.m. She", "at five P M. She"),
+        # upstream: "four five a.m.", "twelve o'clock p.m.", "zero fifteen a.m.", each with full stops
+        ("at 4:05 or 13:30", "at four oh five or one thirty P M"),
+        ("at 12:00 sharp", "at twelve o'clock sharp"),
+        ("at 0:15 or 19:00", "at twelve fifteen A M or seven P M"),
+        # upstream: "Btwelve", "Cthree P O"
+        ("C3PO", "C three P O"),
+        # upstream spells them, taking every capital for a word
+        ("McDonald", "McDonald"),
+        ("sHoUt iT", "s Ho Ut i T"),
+        # upstream runs the words together
+        ("tabs\there", "tabs here"),
         ("30km/h", "thirty kilometers per hour"),
         ("2029-03-08", "March eighth, twenty twenty-nine"),
         ("blue - in order", "blue, in order"),
@@ -99,6 +117,9 @@ def test_better_than_upstream(text, words):
         ("zorblat", "Z AO1 R B L AA1 T"),
         ("zorblat's", "Z AO1 R B L AA1 T S"),
         ("superapp", "S UW1 P ER0 AE1 P"),
+        # upstream asks its network, which knows no hyphen, and says "ther-tee-toe", "uh-t-poh-tuhd"
+        ("thirty-two", "TH ER1 D IY2 T UW1"),
+        ("up-to-date", "AH1 P T UW1 D EY1 T"),
     ],
 )
 def test_pronounce_known_spelled_guessed_and_cut(word, expected):

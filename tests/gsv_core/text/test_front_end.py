@@ -55,6 +55,34 @@ def test_a_short_english_word_tears_no_sentence_apart():
     assert "," in phonemise("这个,bug很难", "zh").phonemes
 
 
+@pytest.mark.parametrize(
+    ("language", "text", "normal_text"),
+    [
+        # upstream deletes the full-width marks and curly quotes of English pieces
+        ("auto", "这个bug真的很难fix，我们明天再debug吧。", "这个bug真的很难fix,我们明天再debug吧."),
+        ("zh", "OK，没问题，see you tomorrow。", "O K,没问题,see you tomorrow."),
+        ("ja", "OK、じゃあね。", "O K,じゃあね。"),
+        ("auto", "他说：“I don't know.”", "他说,I don't know."),
+        ("zh", "那是第2个demo。", "那是第二个demo."),
+        # upstream loses the sign with its amount, and accented letters
+        ("auto", "價格是$50，很貴。", "价格是五十美元,很贵."),
+        ("auto", "Café 这个词", "Cafe这个词"),
+    ],
+)
+def test_mixtures_are_read_better_than_upstream(language, text, normal_text):
+    result = phonemise(text, language)
+    assert result.normal_text == normal_text
+    assert result.dropped == ""
+
+
+@pytest.mark.parametrize("digit", ["2", "3"])
+def test_the_lead_in_makes_no_decimal_of_a_digit(digit):
+    # upstream reads ".2", 零点二
+    short = with_lead_in(phonemise(digit, "zh"))
+    assert short.phonemes[:1] == (".",)
+    assert "d" not in short.phonemes
+
+
 def test_lead_in_lengthens_short_texts_only():
     short = with_lead_in(phonemise("好。", "zh"))
     assert short.phonemes == (".", "h", "ao3", ".")
@@ -197,6 +225,24 @@ def test_cut_of_a_text_without_marks_is_still_short_enough():
     # upstream: IndexError
     pieces = cut_text("字" * 1200, "cut5")
     assert [len(piece) for piece in pieces] == [510, 510, 180 + 1]
+
+
+def test_a_short_begin_counts_as_one_part_more():
+    assert cut_text("一句，两句。三句！四句？五句，六句。七句！八句？九句。", "cut1") == (
+        "一句，两句。三句！",
+        "四句？五句，六句。七句！八句？九句。",
+    )
+
+
+def test_no_method_cuts_a_number():
+    text = "It costs 2.50 dollars. Version 3.2.1 works, I think. " * 3
+    for method in ("cut1", "cut2", "cut4", "cut5"):
+        assert not any(piece[-2:-1].isdigit() and piece.endswith(".") for piece in cut_text(text, method))
+
+
+def test_stops_do_not_count_where_they_cut_and_stay():
+    # upstream drops them, so that the joined pieces run together
+    assert cut_text("嗯。好。行。没问题，那就这么定了。走。", "cut3") == ("嗯。好。行。没问题，那就这么定了。走。",)
 
 
 def test_wordless_texts_have_no_pieces():

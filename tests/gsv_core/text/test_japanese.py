@@ -39,6 +39,12 @@ def test_pitch_rises_and_falls():
         ("東京・大阪", "t o o ky o o , o o s a k a"),
         # upstream: UNK
         ("100%", "hy a k u p a a s e N t o"),
+        ("すごーい～！やったー♪", "s u g o o i … ! y a cl t a a"),
+        ("（かっこ）【見出し】", "k a cl k o m i d a sh i"),
+        # upstream: the padding symbol where Open JTalk knows no word
+        ("中国語で你好と", "ch u u g o k u g o d e , t o"),
+        # upstream cuts the number at its comma
+        ("2,980円", "n i s e N ky u u hy a k u h a ch i j u u e N"),
     ],
 )
 def test_better_than_upstream(text, expected):
@@ -60,6 +66,10 @@ def test_another_dictionary_is_named(monkeypatch):
     assert engines()["open_jtalk_dictionary"] == "packaged"
     monkeypatch.setenv("OPEN_JTALK_DICT_DIR", "/somewhere/naist-jdic")
     assert engines()["open_jtalk_dictionary"] == "naist-jdic"
+
+
+def test_words_open_jtalk_does_not_know_are_reported():
+    assert read("中国語で你好と").dropped == "你好"
 
 
 def test_other_scripts_are_reported():

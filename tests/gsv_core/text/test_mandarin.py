@@ -56,6 +56,12 @@ def test_of_the_zeros_at_a_decimals_end_one_is_said():
         ("120间", "一百二十间"),
         ("20+人", "二十多人"),
         ("22岁", "二十二岁"),
+        ("2种", "二种"),
+        ("2注", "两注"),
+        ("9:00~11:30", "九点至十一点三十分"),
+        ("60%~70%", "百分之六十至百分之七十"),
+        ("5kg~8kg", "五千克至八千克"),
+        ("50元/kg", "五十元每kg"),
         ("007", "零零七"),
         ("15~20公里", "十五到二十公里"),
         ("2.10.3", "二点一零点三"),
@@ -79,24 +85,36 @@ def test_numbers_and_signs_in_words(text, words):
         ("010-62345678", "零幺零,六二三四五六七八"),
         # upstream tests the second half against the first one's minutes
         ("8:30-17:45", "八点半至十七点四十五分"),
+        ("9:30~10:15", "九点半至十点十五分"),
+        # upstream says 每, and drops the letters
+        ("A/B两组", "A,B两组"),
+        # upstream loses the "to" before a date, a temperature, a percentage
+        ("1990~2000年", "一九九零到二零零零年"),
+        ("20~25度", "二十到二十五度"),
+        ("20~30%", "百分之二十到百分之三十"),
+        ("-3~4度", "零下三到四度"),
         # upstream reads every seven digits as a telephone number
         ("13500000人", "一千三百五十万人"),
         # upstream loses the currency, and all commas beside it
         ("￥199", "一百九十九元"),
+        ("￥58.5。", "五十八点五元。"),
         ("$20", "二十美元"),
         # upstream cuts at the comma
         ("4,599元", "四千五百九十九元"),
-        # upstream has no measure word for grams
+        # upstream has no measure word for these and reads 300 one by one
         ("300克", "三百克"),
+        ("300多倍", "三百多倍"),
+        ("384400公里", "三十八万四千四百公里"),
         # upstream says 第两名
         ("第2名", "第二名"),
+        # upstream: 六十千米每 with the h dropped, 五米米
         ("60km/h", "六十千米每小时"),
         ("5mm", "五毫米"),
         ("3%-5%", "百分之三到百分之五"),
         ("2023-2024年", "二零二三到二零二四年"),
         ("2024/1/5", "二零二四年一月五日"),
+        # upstream says 三二
         ("3:2", "三比二"),
-        ("-3~4度", "零下三到四度"),
     ],
 )
 def test_better_than_upstream(text, words):
@@ -125,6 +143,8 @@ def test_traditional_characters_become_simplified_one_to_one():
         ("我们", "w o3 m en5"),
         ("三个", "s an1 g e5"),
         ("月亮", "y ve4 l iang5"),
+        ("学生", "x ve2 sh eng5"),
+        ("将军", "j iang1 j vn1"),
         ("出去", "ch u1 q v5"),
         ("展览馆", "zh an2 l an2 g uan3"),
         ("水果店", "sh ui2 g uo3 d ian4"),
@@ -164,7 +184,15 @@ def test_a_silence_asked_for_swallows_the_marks_beside_it():
     assert "," not in reading.phonemes
 
 
+def test_an_amount_beside_a_comma_leaves_the_comma_alone():
+    # upstream makes every comma the silence that stands for the currency sign
+    reading = read("只要￥199，原价399元。")
+    assert reading.normal_text == "只要一百九十九元,原价三百九十九元."
+    assert "SP2" not in reading.phonemes
+
+
 def test_a_line_break_is_a_pause():
+    # upstream deletes it
     assert read("第一行\n第二行").normal_text == "第一行.第二行"
 
 

@@ -3,8 +3,19 @@ from dataclasses import replace
 import pytest
 import torch
 
-from gsv_core.audio.spectrogram import SpectrogramConfig, linear_spectrogram
-from gsv_core.training.batches import GRAIN, BatchOrder, collate_semantic, collate_wave, frames_of
+from gsv_core.audio.resample import resample
+from gsv_core.audio.spectrogram import SpectrogramConfig, linear_spectrogram, mel_spectrogram
+from gsv_core.checkpoints.releases import RELEASES, Release
+from gsv_core.networks.semantic_to_mel import denormalise_mel, normalise_mel
+from gsv_core.training.batches import (
+    GRAIN,
+    BatchOrder,
+    collate_mel,
+    collate_semantic,
+    collate_wave,
+    frames_of,
+    whole_frames,
+)
 from gsv_core.training.schedules import PhasePlan
 
 CONFIG = SpectrogramConfig()
@@ -89,3 +100,32 @@ def test_a_clip_without_speaker_vector_among_others_is_named(items):
 def test_an_empty_array_is_refused(items):
     with pytest.raises(ValueError, match="clip00: tokens is empty"):
         replace(items[0], tokens=torch.empty(0))
+
+
+@pytest.mark.parametrize(("release", "stretch", "grain"), [(Release.V3, 1.875, 8), (Release.V4, 2.0, 2)])
+def test_mel_rows_begin_and_end_with_their_frames(items, release, stretch, grain):
+    mel_config = RELEASES[release].mel_spectrogram
+    assert mel_config is not None
+    assert whole_frames(stretch) == grain
+    batch = collate_mel([items[0], items[3]], CONFIG, mel_config, stretch=stretch, starts=[0, 16], longest=56)
+    assert batch.lengths.tolist() == [56, 56]
+    assert batch.content.shape[2] == batch.spectrogram.shape[2] == 64
+    assert batch.mel.shape == (2, 100, 64 * stretch)
+    assert batch.mel_lengths.tolist() == [int(56 * stretch)] * 2
+    assert batch.mel[0, :, int(56 * stretch) :].abs().max() == 0
+    assert torch.equal(batch.content[1, :, :56], items[3].content[16:72].float().T)
+    # The inside of a window is what the whole clip has there; its ends are mirrored.
+    heard = torch.from_numpy(resample(items[3].wave.numpy(), CONFIG.rate_hz, mel_config.rate_hz))
+    whole = normalise_mel(mel_spectrogram(heard[None], mel_config))[0]
+    first, inside = int(16 * stretch), slice(int(8 * stretch), int(48 * stretch))
+    torch.testing.assert_close(batch.mel[1, :, inside], whole[:, first:][:, inside], atol=1e-2, rtol=0)
+
+
+def test_at_the_waves_own_rate_a_mel_row_is_the_clips_mel_spectrogram(items):
+    mel_config = RELEASES[Release.V4].mel_spectrogram
+    assert mel_config is not None
+    batch = collate_mel(items[:1], CONFIG, mel_config, stretch=2.0)
+    frames = frames_of(items[0], CONFIG.hop)
+    assert batch.mel_lengths.tolist() == [2 * frames]
+    expected = mel_spectrogram(items[0].wave[None, : frames * CONFIG.hop], mel_config)[0]
+    torch.testing.assert_close(denormalise_mel(batch.mel[0, :, : 2 * frames]), expected, atol=1e-4, rtol=1e-4)

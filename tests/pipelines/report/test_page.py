@@ -59,6 +59,16 @@ def test_the_first_lines_say_what_happened(report):
     assert not list(report.parent.glob("*.partial"))
 
 
+def test_the_sounds_of_each_language_are_told(report):
+    text = report.read_text(encoding="utf-8")
+    assert "Sounds of English" in text
+    assert "Sounds of Mandarin" in text
+    assert "Stressed and weak vowels" in text
+    assert re.search(r"15 of 39</small>", text)
+    assert "<span>AH N</span>" in text
+    assert re.search(r"and [\d,]+ more", text)
+
+
 def test_hostile_text_stays_text(report):
     text = report.read_text(encoding="utf-8")
     names = [tag for tag, _ in _tags(text)]
@@ -140,7 +150,9 @@ def test_in_a_browser(browser, report, width, scheme):
     charts = tab.locator("svg.chart")
     assert charts.count() >= 15
     assert all(charts.nth(index).bounding_box()["width"] > 200 for index in range(charts.count()))
-    assert tab.locator("svg.stacked").count() == 4
+    # The whole corpus and three voices; three kinds of sounds in English and in Mandarin.
+    assert tab.locator("svg.stacked").count() == 4 + 6
+    assert all(tab.locator(".covered svg").nth(index).bounding_box()["width"] > 200 for index in range(6))
     background = tab.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (sum(map(int, re.findall(r"\d+", background))) > 384) == (scheme == "light")
     tab.close()

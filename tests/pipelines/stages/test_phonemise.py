@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 
+from gsv_core.text.lexicon import Lexicon
 from gsv_core.text.symbols import inventory
 from pipelines.rows import Rejection, SpokenClip
 from pipelines.stages.phonemise import PhonemiseUtterances
@@ -65,3 +66,19 @@ def test_twice_the_same_phonemes(travelled: Travelled) -> None:
     assert [row.utterance for row in again if isinstance(row, SpokenClip)] == [
         row.utterance for row in travelled.phonemised
     ]
+
+
+def test_a_voice_s_own_words_are_said_as_its_lexicon_says(spoken: SpokenClip) -> None:
+    words = Lexicon.parse(b"morning\tM AO1 N\n")
+    said = replace(spoken, utterance=replace(spoken.utterance, text="Good morning.", language="en"))
+    mine, other = ({spoken.utterance.voice: words}, {"somebody else": words})
+    (changed,), (same,), (plain,) = (
+        PhonemiseUtterances(lexicons=lexicons).process(said, None) for lexicons in (mine, other, {})
+    )
+    assert isinstance(changed, SpokenClip)
+    assert isinstance(same, SpokenClip)
+    assert isinstance(plain, SpokenClip)
+    assert changed.utterance.phonemes[-4:] == ("M", "AO1", "N", ".")
+    assert same.utterance == plain.utterance != changed.utterance
+    # The recordings carry the digest of their words; the stage's own fingerprint holds for every voice.
+    assert PhonemiseUtterances(lexicons=mine).fingerprint() == PhonemiseUtterances().fingerprint()

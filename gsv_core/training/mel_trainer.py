@@ -1,0 +1,229 @@
+"""One step of semantic → mel (SoVITS v3 and v4): flow matching, whole or through LoRA, with AdamW.
+
+What makes tokens and reads phonemes stays frozen, so that every voice shares it; what turns their frames into the
+flow's condition is small and always trains whole. No gradient reaches the timbre, so that the reference encoder, which
+upstream counts among the trained parts, is left out here. Shapes as in `batches`.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gsv_core.audio.spectrogram import SpectrogramConfig
+from gsv_core.checkpoints.base import BaseModel
+from gsv_core.networks.flow_matching import HALVINGS, SHORTCUT_SHARE, FlowDraws, prompt_lengths
+from gsv_core.networks.lora import FLOW_TARGETS, add_lora
+from gsv_core.networks.semantic_to_mel import SemanticToMel
+from gsv_core.training.batches import MelBatch, TrainingItem, collate_mel, frames_of, whole_frames
+from gsv_core.training.draws import generator_of, seeded
+from gsv_core.training.schedules import PhasePlan, Trains
+from gsv_core.training.updates import (
+    autocast,
+    gradient_norm,
+    identity_of,
+    set_rates,
+    trainable_copy,
+    weights_metadata,
+)
+
+CONDITION_SIDE = ("bridge", "wns1")
+HELD_OUT_TIMES = (1 / 6, 1 / 2, 5 / 6)
+"""Of the way from noise to mel, at which the velocity for held-out clips is compared."""
+
+
+def trained_modules(trains: Trains) -> list[str]:
+    """Prefixes of the parameters that `trains` stands for, LoRA's adapters aside.
+
+    Raises:
+        ValueError: this network has no such part.
+    """
+    modules = {
+        Trains.EVERYTHING: [*CONDITION_SIDE, "cfm"],
+        # The text side is frozen in any case.
+        Trains.ACOUSTIC_SIDE: [*CONDITION_SIDE, "cfm"],
+        Trains.LOW_RANK: [*CONDITION_SIDE],
+        Trains.PROJECTIONS: [*CONDITION_SIDE],
+        Trains.NOTHING: [],
+    }
+    if trains not in modules:
+        raise ValueError(f"SoVITS v3 and v4 train one of {', '.join(modules)}; got {trains}")
+    return modules[trains]
+
+
+class MelTrainer:
+    """The semantic-to-mel network of one voice, its optimiser, and how far they are. The base stays as it is."""
+
+    phase = "wave"
+
+    def __init__(self, base: BaseModel, plan: PhasePlan, *, voice: str, device: torch.device | str = "cpu") -> None:
+        self.plan = plan
+        self.voice = voice
+        self.device = torch.device(device)
+        self.steps_done = 0
+        self.skipped = 0
+        self.identity = identity_of(base.release, base.digest, voice, self.phase, plan)
+        self.base = base
+        untrained, _ = base.mel_networks()
+        assert base.spec.mel_spectrogram is not None
+        self.mel_spectrogram: SpectrogramConfig = base.spec.mel_spectrogram
+        self.spectrogram: SpectrogramConfig = base.spec.spectrogram
+        self.grain = whole_frames(untrained.config.stretch)
+        if plan.longest_frames < self.grain:
+            raise ValueError(f"plan: longest_frames ({plan.longest_frames}) must be {self.grain} or more")
+        self.low_rank = plan.trains is Trains.LOW_RANK and plan.steps > 0
+        prefixes = trained_modules(plan.trains) if plan.steps else []
+        network = trainable_copy(untrained, prefixes, torch.device("cpu"))
+        assert isinstance(network, SemanticToMel)
+        if self.low_rank:
+            # Drawn on the CPU, so that every device starts from the same adapters.
+            with seeded(plan.seed, voice, self.phase, "adapters", device=torch.device("cpu")):
+                add_lora(network.cfm, FLOW_TARGETS, rank=plan.rank)
+        self.network = network.to(self.device)
+        self.trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
+        self.optimiser = (
+            torch.optim.AdamW(
+                [{"params": list(self.trained.values()), "share": 1.0}],
+                lr=plan.learning_rate,
+                betas=(0.8, 0.99),
+                eps=1e-9,
+                weight_decay=plan.weight_decay,
+                fused=True,
+            )
+            if self.trained
+            else None
+        )
+
+    def length(self, item: TrainingItem) -> int:
+        return min(frames_of(item, self.spectrogram.hop), self.plan.longest_frames)
+
+    def collate(self, items: Sequence[TrainingItem]) -> MelBatch:
+        """`items` as the batch of the next step: of a long clip a window, drawn anew in each step."""
+        return self._collate(items, [self._draw_start(item) for item in items])
+
+    def _collate(self, items: Sequence[TrainingItem], starts: Sequence[int]) -> MelBatch:
+        return collate_mel(
+            items,
+            self.spectrogram,
+            self.mel_spectrogram,
+            stretch=self.network.config.stretch,
+            starts=starts,
+            longest=self.plan.longest_frames,
+        )
+
+    def _draw_start(self, item: TrainingItem) -> int:
+        room = (frames_of(item, self.spectrogram.hop) - self.length(item)) // self.grain
+        draw = generator_of(self.plan.seed, self.voice, self.phase, self.steps_done, item.clip_id, "window")
+        return int(torch.randint(room + 1, (), generator=draw)) * self.grain
+
+    def step(self, batch: MelBatch) -> dict[str, float]:
+        """Train on `batch`; without a finite gradient the weights stay and the step counts as skipped."""
+        assert self.optimiser is not None, "a plan without steps has no step to take"
+        draws = self._draws(batch)
+        rate = set_rates(self.optimiser, self.steps_done, self.plan)
+        self.network.train()
+        with seeded(self.plan.seed, self.voice, self.phase, self.steps_done, "dropout", device=self.device):
+            loss = self._losses(batch, draws).mean()
+
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = gradient_norm(self.trained.values())
+        if torch.isfinite(norm):
+            self.optimiser.step()
+        else:
+            self.skipped += 1
+        self.steps_done += 1
+        return {"flow": loss.item(), "gradient_norm": norm.item(), "learning_rate": rate}
+
+    @torch.no_grad()
+    def evaluate(self, items: Sequence[TrainingItem]) -> dict[str, float]:
+        """Squared error of the velocity behind a prompt of a third, lower is better; no shortcuts, no dropout.
+
+        Noise and times depend on the clip alone, so that numbers of different steps and voices compare.
+        """
+        self.network.eval()
+        flow = 0.0
+        ordered = sorted(items, key=self.length)
+        for start in range(0, len(ordered), self.plan.batch_size):
+            some = ordered[start : start + self.plan.batch_size]
+            batch = self._collate(some, [0] * len(some))
+            noise = self._noise(batch, "held-out")
+            for time in HELD_OUT_TIMES:
+                draws = FlowDraws(
+                    time=torch.full((len(some),), time), noise=noise, prompt_lengths=batch.mel_lengths // 3
+                )
+                flow += self._losses(batch, draws).sum().item() / len(items) / len(HELD_OUT_TIMES)
+        return {"flow": flow}
+
+    def _losses(self, batch: MelBatch, draws: FlowDraws) -> Tensor:
+        """(B,)."""
+        batch, draws = batch.to(self.device), draws.to(self.device)
+        with autocast(self.device):
+            losses = self.network(
+                batch.content,
+                batch.spectrogram,
+                batch.lengths,
+                batch.mel,
+                batch.mel_lengths,
+                batch.phoneme_ids,
+                batch.phoneme_lengths,
+                draws=draws,
+            )
+        assert isinstance(losses, Tensor)
+        return losses
+
+    def _draws(self, batch: MelBatch) -> FlowDraws:
+        """The draws of the next step. A clip's own do not depend on the batch; whether the step trains shortcuts does
+        not depend on the clips."""
+        step = (self.plan.seed, self.voice, self.phase, self.steps_done)
+        own = [generator_of(*step, clip_id, "flow") for clip_id in batch.clip_ids]
+        time = torch.stack([torch.rand((), generator=draw) for draw in own])
+        shares = torch.stack([torch.rand((), generator=draw) for draw in own])
+        halvings = torch.stack([torch.randint(HALVINGS.start, HALVINGS.stop, (), generator=draw) for draw in own])
+        shortcut = bool(torch.rand((), generator=generator_of(*step, "shortcut")) < SHORTCUT_SHARE)
+        return FlowDraws(
+            time=time,
+            noise=self._noise(batch, *step),
+            prompt_lengths=prompt_lengths(shares, batch.mel_lengths),
+            halvings=halvings if shortcut else None,
+        )
+
+    def _noise(self, batch: MelBatch, *parts: str | int) -> Tensor:
+        """(B, M, N), zero in the padding; a clip's own does not depend on the batch it is in."""
+        noise = torch.zeros_like(batch.mel)
+        for row, (clip_id, length) in enumerate(zip(batch.clip_ids, batch.mel_lengths.tolist(), strict=True)):
+            draw = generator_of(*parts, clip_id, "noise")
+            noise[row, :, :length] = torch.randn(length, noise.shape[1], generator=draw).T
+        return noise
+
+    def weights(self) -> dict[str, Tensor]:
+        """Whole tensors that differ from the base's, and LoRA's factors where they add something."""
+        before = self.base.mel_networks()[0].state_dict()
+        now = {name: tensor.detach().cpu() for name, tensor in self.trained.items()}
+        used = {name for name, tensor in now.items() if name.endswith(".lora_B") and bool(tensor.any())}
+        used |= {name.removesuffix("B") + "A" for name in used}
+        changed = {name for name in now.keys() & before.keys() if not torch.equal(now[name], before[name].cpu())}
+        return {name: now[name].clone() for name in now if name in changed | used}
+
+    def metadata(self) -> dict[str, str]:
+        described = weights_metadata(self.base.release, self.base.digest, self.phase, self.steps_done)
+        return described | ({"lora_rank": str(self.plan.rank)} if self.low_rank else {})
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "steps_done": self.steps_done,
+            "skipped": self.skipped,
+            "trained": {name: tensor.detach() for name, tensor in self.trained.items()},
+            "optimiser": self.optimiser.state_dict() if self.optimiser is not None else {},
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.steps_done, self.skipped = state["steps_done"], state["skipped"]
+        if state["trained"].keys() != self.trained.keys():
+            raise ValueError("the checkpoint holds other weights than this plan trains; start the run again")
+        with torch.no_grad():
+            for name, tensor in self.trained.items():
+                tensor.copy_(state["trained"][name])
+        if self.optimiser is not None:
+            self.optimiser.load_state_dict(state["optimiser"])

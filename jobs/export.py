@@ -1,0 +1,232 @@
+"""A voice of ours to the two files that GPT-SoVITS would have written of it.
+
+Its own weights are laid over the Base model's and written whole, in half precision; where a voice of v3 or v4 has
+adapters, as those. GPT-SoVITS counts in epochs: passes over the voice's data, rounded up.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gsv_core.checkpoints.base import BaseModel, load_base
+from gsv_core.checkpoints.releases import RELEASES, Release
+from gsv_core.checkpoints.upstream import TEXT_TO_SEMANTIC_PREFIX
+from gsv_core.checkpoints.upstream_recognition import LORA_TRAINS
+from gsv_core.checkpoints.upstream_settings import second_settings, semantic_settings, why_upstream_cannot_build
+from gsv_core.checkpoints.upstream_writing import (
+    second_file,
+    second_name,
+    semantic_file,
+    semantic_name,
+    write_upstream,
+)
+from gsv_core.checkpoints.weights import load_weights
+from gsv_core.networks.lora import FLOW_TARGETS, WRAPPED, upstream_names
+from jobs.run_folder import HALVES, RunFolder
+from jobs.tracking import Registry
+
+_FACTORS = (".lora_A", ".lora_B")
+_BATCH_SIZES = {"semantic": 8, "wave": 4}
+"""Written into the settings where nothing says which was used; nothing reads them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """One half of a voice as it was trained: tensors that differ from the base's, and how long it took."""
+
+    tensors: Mapping[str, Tensor]
+    steps: int
+    epochs: int
+    batch_size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """What was written. `note` is what must be said beside it."""
+
+    voice: str
+    release: Release
+    files: tuple[Path, Path]
+    lora_rank: int | None
+    note: str | None = None
+
+
+def export_version(
+    tracker_uri: str,
+    voice: str,
+    out: Path,
+    *,
+    version: int | None = None,
+    alias: str | None = None,
+    models: Path | None = None,
+    prefix: str = "gsv-",
+) -> Exported:
+    """Export a registered version: the given one, the one an alias points to, or the newest.
+
+    Raises:
+        ValueError: no such voice, version or alias, a missing base, or sizes that GPT-SoVITS cannot build.
+    """
+    registry = Registry(tracker_uri, prefix=prefix)
+    found = registry.version_of(voice, version=version, alias=alias)
+    with registry.store.explained(f"look for the run of {voice}"):
+        params = registry.store.client.get_run(found.run_id).data.params
+    with registry.files_of(found) as folder:
+        description = json.loads((folder / "voice.json").read_text(encoding="utf-8"))
+        models = folder / "base" if (folder / "base").is_dir() else models
+        paths = {half: folder / f"{half}.safetensors" for half in HALVES}
+        return _export(voice, description, paths, params, out, models)
+
+
+def export_run(run_dir: Path, out: Path, *, models: Path | None = None) -> Exported:
+    """Export the chosen pair of a finished run.
+
+    Raises:
+        ValueError: the run is not finished, a missing base, or sizes that GPT-SoVITS cannot build.
+    """
+    folder = RunFolder.read(run_dir)
+    paths = {half: folder.weights_path(half) for half in HALVES}
+    return _export(folder.voice, folder.run, paths, folder.run, out, models)
+
+
+def _export(
+    voice: str,
+    description: Mapping[str, Any],
+    paths: Mapping[str, Path],
+    record: Mapping[str, Any],
+    out: Path,
+    models: Path | None,
+) -> Exported:
+    release = Release(description["release"])
+    check_buildable(release)
+    base = load_base(release, models)
+    if base.digest != description["base_digest"]:
+        raise ValueError(
+            f"voice {voice!r} was trained on base {release} {description['base_digest'][:16]}…, but the one found here "
+            f"has {base.digest[:16]}…; use the files it was trained on"
+        )
+    halves = {half: _trained(path, half, record) for half, path in paths.items()}
+    return write_pair(voice, base, halves["semantic"], halves["wave"], out)
+
+
+def check_buildable(release: Release) -> None:
+    """Raise ValueError, with the reason, where GPT-SoVITS cannot build the networks of `release`."""
+    reason = why_upstream_cannot_build(RELEASES[release])
+    if reason is not None:
+        raise ValueError(f"GPT-SoVITS cannot speak with a voice of {release}: {reason}; train on a published base")
+
+
+def write_pair(voice: str, base: BaseModel, semantic: Trained, wave: Trained, out: Path) -> Exported:
+    """Write both files of a voice into the folder `out`."""
+    spec = base.spec
+    first = {
+        f"{TEXT_TO_SEMANTIC_PREFIX}{name}": tensor
+        for name, tensor in merged(base.text_to_semantic, semantic.tensors).items()
+    }
+    ranks = {len(tensor) for name, tensor in wave.tensors.items() if name.endswith(_FACTORS[0])}
+    if len(ranks) > 1:
+        raise ValueError(f"voice {voice!r} has adapters of ranks {sorted(ranks)}; GPT-SoVITS takes one rank")
+    rank = next(iter(ranks), None)
+    if spec.release is Release.V4 and rank is None:
+        rank = 1  # a whole file of v4 would be taken for v3; adapters that add nothing say the same
+    second = merged(base.acoustic, wave.tensors) if rank is None else adapted(base.acoustic, wave.tensors, rank)
+    files = (
+        out / semantic_name(voice, epochs=semantic.epochs),
+        out / second_name(voice, epochs=wave.epochs, steps=wave.steps, lora_rank=rank),
+    )
+    settings = semantic_settings(spec.text_to_semantic, voice, epochs=semantic.epochs, batch_size=semantic.batch_size)
+    write_upstream(files[0], semantic_file(first, settings, epochs=semantic.epochs))
+    settings = second_settings(spec, voice, epochs=wave.epochs, batch_size=wave.batch_size, lora_rank=rank)
+    write_upstream(
+        files[1],
+        second_file(second, settings, spec.release, epochs=wave.epochs, steps=wave.steps, lora_rank=rank),
+    )
+    return Exported(voice=voice, release=spec.release, files=files, lora_rank=rank, note=spec.note)
+
+
+def merged(network: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """All tensors of `network` with a voice's in their place, adapters added to the matrices they belong to.
+
+    Raises:
+        ValueError: a tensor does not fit.
+    """
+    state = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
+    for name, tensor in tensors.items():
+        if name.endswith(_FACTORS):
+            owner = _owner(name, state)
+            if name.endswith(_FACTORS[0]):
+                up = tensors[name.removesuffix(_FACTORS[0]) + _FACTORS[1]]
+                state[owner] = state[owner] + up @ tensor
+        elif name not in state or state[name].shape != tensor.shape:
+            expected = tuple(state[name].shape) if name in state else "no such tensor"
+            raise ValueError(f"weights do not fit the base: {name} is {tuple(tensor.shape)}, expected {expected}")
+        else:
+            state[name] = tensor
+    return state
+
+
+def adapted(network: nn.Module, tensors: Mapping[str, Tensor], rank: int) -> dict[str, Tensor]:
+    """What upstream saves of a voice with adapters, under its names; matrices without one get one that adds nothing.
+
+    Raises:
+        ValueError: the voice changes what upstream's LoRA files do not hold.
+    """
+    state = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
+    buffers = {name for name, _ in network.named_buffers()}
+    kept = {
+        name: tensors.get(name, tensor)
+        for name, tensor in state.items()
+        if name in buffers or name.startswith(LORA_TRAINS)
+    }
+    matrices = [
+        name.removesuffix(".weight")
+        for name, tensor in state.items()
+        if tensor.ndim == 2 and name.startswith(f"{WRAPPED}.") and name.removesuffix(".weight").endswith(FLOW_TARGETS)
+    ]
+    factors: dict[str, Tensor] = {}
+    for matrix in matrices:
+        outputs, inputs = state[f"{matrix}.weight"].shape
+        factors[f"{matrix}.lora_A"] = tensors.get(f"{matrix}.lora_A", torch.zeros(rank, inputs))
+        factors[f"{matrix}.lora_B"] = tensors.get(f"{matrix}.lora_B", torch.zeros(outputs, rank))
+    elsewhere = sorted(tensors.keys() - kept.keys() - factors.keys())
+    if elsewhere:
+        raise ValueError(
+            f"GPT-SoVITS's LoRA files hold adapters and the condition side; this voice also changes {elsewhere[0]} "
+            f"({len(elsewhere)} such tensors): train it with LoRA"
+        )
+    return upstream_names(kept | factors)
+
+
+def _owner(name: str, state: Mapping[str, Tensor]) -> str:
+    """The matrix that the factor `name` belongs to."""
+    stem = name.rpartition(".")[0]
+    owner = next((candidate for candidate in (f"{stem}.weight", stem) if candidate in state), None)
+    if owner is None:
+        raise ValueError(f"weights do not fit the base: {name} belongs to no matrix there")
+    return owner
+
+
+def _trained(path: Path, half: str, record: Mapping[str, Any]) -> Trained:
+    """The weights at `path` and, from what is recorded of their run, how many passes they took."""
+    tensors, metadata = load_weights(path)
+    steps = int(metadata.get("step", 0))
+    batch_size = int(_entry(record, f"recipe.{half}.batch_size") or _BATCH_SIZES[half])
+    utterances = int(_entry(record, "utterances_train") or 0)
+    said = _entry(record, f"epochs.{half}")
+    passes = -(-steps * batch_size // utterances) if utterances else int(steps > 0)
+    return Trained(
+        tensors=tensors, steps=steps, epochs=int(said) if said is not None else passes, batch_size=batch_size
+    )
+
+
+def _entry(record: Mapping[str, Any], name: str) -> Any:
+    """`a.b.c` of nested mappings, or of one whose keys are already joined, as MLflow keeps them."""
+    if name in record:
+        return record[name]
+    first, _, rest = name.partition(".")
+    inner = record.get(first)
+    return _entry(inner, rest) if rest and isinstance(inner, Mapping) else None
