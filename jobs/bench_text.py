@@ -31,8 +31,7 @@ _IMPORT = "import time; start = time.perf_counter(); import gsv_core.text.front_
 
 @dataclass(frozen=True, kw_only=True)
 class TextSpeed:
-    """One language. `growth` is the time per character of a text ten times as long over that of a short one: 1 is
-    linear."""
+    """One language. `growth`: time per character of a text ten times as long, over a short one's; 1 is linear."""
 
     language: str
     characters_per_second: float

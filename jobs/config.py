@@ -54,6 +54,8 @@ class ClusterConfig:
 class TrainingConfig:
     """How voices are trained. `semantic` and `wave` override fields of the recipe's plans, such as `{steps: 200}`."""
 
+    recipe: str | None = None
+    """`upstream` for GPT-SoVITS's own settings; without it the amount of speech decides."""
     seed: int = 0
     semantic: dict[str, Any] = field(default_factory=dict)
     wave: dict[str, Any] = field(default_factory=dict)
@@ -113,7 +115,8 @@ class JobConfig:
         if self.language is not None and self.language not in LANGUAGES:
             raise ValueError(f"language is {self.language!r}, expected one of {', '.join(LANGUAGES)}")
         # A wrong override is found now, not after hours of preparing.
-        choose_recipe(60.0, self.flow.release, semantic=self.training.semantic, wave=self.training.wave)
+        training = self.training
+        choose_recipe(60.0, self.flow.release, name=training.recipe, semantic=training.semantic, wave=training.wave)
 
 
 def load_config(path: Path | None, overrides: list[str], named: Mapping[str, Any] | None = None) -> JobConfig:

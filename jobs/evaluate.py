@@ -39,6 +39,7 @@ from pipelines.engines.choose import EngineConfig, load_quality, load_recogniser
 from pipelines.rows import SelectionRow
 from pipelines.runner import first_cause
 from pipelines.shard_reader import StoredExample, read_examples
+from pipelines.sources import read_lexicon
 from pipelines.stage import digest_of
 from pipelines.storage import LocalStorage
 
@@ -277,6 +278,7 @@ def score_pair(task: PairTask, models: Models) -> list[dict[str, Any]]:
     if task.kind != "ceiling":
         synthesiser = Synthesiser(models.base, _weights_path(task, task.semantic), _weights_path(task, task.wave))
         prompt = Prompt.load(Path(task.run_dir))
+    lexicon = read_lexicon(Path(task.corpus) / "voices" / task.voice)
     scored = []
     for sentence in task.sentences:
         recording = recordings.get(sentence.name)
@@ -285,7 +287,7 @@ def score_pair(task: PairTask, models: Models) -> list[dict[str, Any]]:
             assert recording is not None
             wave, rate_hz, factor = recording.wave, recording.rate_hz, None
         else:
-            speech = synthesiser.speak(sentence.text, sentence.language, prompt, seed=task.seed)
+            speech = synthesiser.speak(sentence.text, sentence.language, prompt, seed=task.seed, lexicon=lexicon)
             wave, rate_hz = speech.wave, speech.rate_hz
             factor = (time.monotonic() - began) / max(len(wave) / rate_hz, 1e-3)
         numbers = measure(wave, rate_hz, sentence, task, models, recording)

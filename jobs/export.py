@@ -6,7 +6,7 @@ adapters, as those. GPT-SoVITS counts in epochs: passes over the voice's data, r
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from gsv_core.checkpoints.base import BaseModel, load_base
-from gsv_core.checkpoints.releases import RELEASES, Release
+from gsv_core.checkpoints.releases import RELEASES, Release, ReleaseSpec
 from gsv_core.checkpoints.upstream import TEXT_TO_SEMANTIC_PREFIX
 from gsv_core.checkpoints.upstream_recognition import LORA_TRAINS
 from gsv_core.checkpoints.upstream_settings import second_settings, semantic_settings, why_upstream_cannot_build
@@ -102,8 +102,9 @@ def _export(
     models: Path | None,
 ) -> Exported:
     release = Release(description["release"])
-    check_buildable(release)
+    check_buildable(RELEASES[release])
     base = load_base(release, models)
+    check_buildable(as_built(base))
     if base.digest != description["base_digest"]:
         raise ValueError(
             f"voice {voice!r} was trained on base {release} {description['base_digest'][:16]}…, but the one found here "
@@ -113,16 +114,27 @@ def _export(
     return write_pair(voice, base, halves["semantic"], halves["wave"], out)
 
 
-def check_buildable(release: Release) -> None:
-    """Raise ValueError, with the reason, where GPT-SoVITS cannot build the networks of `release`."""
-    reason = why_upstream_cannot_build(RELEASES[release])
+def check_buildable(spec: ReleaseSpec) -> None:
+    """Raise ValueError, with the reason, where GPT-SoVITS cannot build the networks of `spec`."""
+    reason = why_upstream_cannot_build(spec)
     if reason is not None:
-        raise ValueError(f"GPT-SoVITS cannot speak with a voice of {release}: {reason}; train on a published base")
+        raise ValueError(f"GPT-SoVITS cannot speak with a voice of {spec.release}: {reason}; train on a published base")
+
+
+def as_built(base: BaseModel) -> ReleaseSpec:
+    """The release of `base` with the sizes that its networks really have."""
+    to_wave, to_mel = base.semantic_to_wave, base.semantic_to_mel
+    return replace(
+        base.spec,
+        text_to_semantic=base.text_to_semantic.config,
+        semantic_to_wave=None if to_wave is None else to_wave.config,
+        semantic_to_mel=None if to_mel is None else to_mel.config,
+    )
 
 
 def write_pair(voice: str, base: BaseModel, semantic: Trained, wave: Trained, out: Path) -> Exported:
     """Write both files of a voice into the folder `out`."""
-    spec = base.spec
+    spec = as_built(base)
     first = {
         f"{TEXT_TO_SEMANTIC_PREFIX}{name}": tensor
         for name, tensor in merged(base.text_to_semantic, semantic.tensors).items()

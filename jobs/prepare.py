@@ -95,6 +95,7 @@ def prepare(
     """Bring the workspace's corpus up to what `recordings` holds now. Ray is started only if there is work."""
     check_engines(config.flow.engines)
     base = load_base(config.flow.release, _folder(config))
+    flow_of(config, base)  # settings that do not fit together are named before a file is read
     corpus = LocalStorage(workspace.corpus)
     handed_in = _gather(recordings, corpus, config, progress)
     flow = flow_of(config, base, handed_in.lexicons)
@@ -204,12 +205,13 @@ def _folder(config: JobConfig) -> Path | None:
 
 
 def _gather(recordings: Path, corpus: LocalStorage, config: JobConfig, progress: Progress) -> HandedIn:
+    lexicon = Lexicon.read(Path(config.lexicon), config.language) if config.lexicon else None
     with progress.bar("look") as bar:
         return gather(
             recordings,
             corpus,
             language=config.language,
-            lexicon=Lexicon.read(Path(config.lexicon), config.language) if config.lexicon else None,
+            lexicon=lexicon,
             on_file=lambda done, total: bar.update(done, total, "files"),
         )
 

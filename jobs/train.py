@@ -15,6 +15,7 @@ from gsv_core.checkpoints.base import BaseModel
 from gsv_core.checkpoints.weights import save_weights, write_atomically, write_json
 from gsv_core.synthesis.synthesiser import Prompt
 from gsv_core.training.loop import Record, Save, fit
+from gsv_core.training.mel_trainer import MelTrainer
 from gsv_core.training.recipes import Recipe, choose_recipe
 from gsv_core.training.schedules import PhasePlan
 from gsv_core.training.semantic_trainer import SemanticTrainer
@@ -80,7 +81,14 @@ def plan_run(
     """
     seconds = selection.seconds("train")
     training = config.training
-    recipe = choose_recipe(seconds, base.release, seed=training.seed, semantic=training.semantic, wave=training.wave)
+    recipe = choose_recipe(
+        seconds,
+        base.release,
+        name=training.recipe,
+        seed=training.seed,
+        semantic=training.semantic,
+        wave=training.wave,
+    )
     record = {
         "schema_version": 1,
         "voice": voice.card.voice,
@@ -149,8 +157,7 @@ def train_voice(
     records: list[Record] = []
     for phase in PHASES:
         plan: PhasePlan = getattr(task.recipe, phase)
-        trainer_class = SemanticTrainer if phase == "semantic" else WaveTrainer
-        trainer = trainer_class(base, plan, voice=task.voice, device=device)
+        trainer = trainer_class(base, phase)(base, plan, voice=task.voice, device=device)
         before = 0 if phase == "semantic" else task.recipe.semantic.steps
         if not plan.steps:
             _save(run_dir, Save(phase=phase, step=0, weights={}, metadata=trainer.metadata()))
@@ -183,6 +190,13 @@ def train_voice(
     # Only needed to go on; a finished run is never gone on from.
     shutil.rmtree(run_dir / "checkpoints", ignore_errors=True)
     return True
+
+
+def trainer_class(base: BaseModel, phase: str) -> type[SemanticTrainer | WaveTrainer | MelTrainer]:
+    """What trains this phase of a voice of `base`."""
+    if phase == "semantic":
+        return SemanticTrainer
+    return WaveTrainer if base.semantic_to_mel is None else MelTrainer
 
 
 def saved_weights(run_dir: Path) -> dict[str, list[str]]:

@@ -358,14 +358,20 @@ def _expected(part: Part, release: Release, config: Mapping[str, Any], found: tu
         return _semantic_to_wave_names(semantic_to_wave_config(config, spec.semantic_to_wave))
     if part in (Part.SEMANTIC_TO_MEL, Part.LORA) and spec.semantic_to_mel is not None:
         layers = semantic_to_mel_config(config, spec.semantic_to_mel).layers
-        numbers = (re.search(r"\.transformer_blocks\.(\d{1,3})\.", name) for name in found)
-        # How many blocks the flow has is nowhere written; those of a LoRA file are checked once a base is there.
-        blocks = 1 + max((int(number[1]) for number in numbers if number), default=0)
-        return _semantic_to_mel_names(layers, min(blocks, len(found)), adapters_only=part is Part.LORA)
+        # How many blocks the flow has is nowhere written; a base decides, once there is one.
+        blocks = _blocks(found, "transformer_blocks")
+        text_blocks = _blocks(found, "text_blocks") if part is Part.SEMANTIC_TO_MEL else 1
+        return _semantic_to_mel_names(layers, blocks, text_blocks, adapters_only=part is Part.LORA)
     if part is Part.DISCRIMINATORS and spec.discriminators is not None:
         with torch.device("meta"):
             return frozenset(Discriminators(spec.discriminators).state_dict())
     return None
+
+
+def _blocks(names: tuple[str, ...], kind: str) -> int:
+    """How many blocks `names` count up to, at least one and no more than there are names."""
+    numbers = (re.search(rf"\.{kind}\.(\d{{1,3}})\.", name) for name in names)
+    return min(1 + max((int(number[1]) for number in numbers if number), default=0), len(names))
 
 
 @lru_cache(maxsize=16)
@@ -381,9 +387,10 @@ def _semantic_to_wave_names(config: SemanticToWaveConfig) -> frozenset[str]:
 
 
 @lru_cache(maxsize=16)
-def _semantic_to_mel_names(layers: int, blocks: int, *, adapters_only: bool) -> frozenset[str]:
+def _semantic_to_mel_names(layers: int, blocks: int, text_blocks: int, *, adapters_only: bool) -> frozenset[str]:
+    config = SemanticToMelConfig(layers=layers, flow_layers=blocks, flow_condition_layers=text_blocks)
     with torch.device("meta"):
-        network = SemanticToMel(SemanticToMelConfig(layers=layers, flow_layers=blocks))
+        network = SemanticToMel(config)
     if not adapters_only:
         return frozenset(network.state_dict())
     buffers = {name for name, _ in network.named_buffers()}

@@ -6,12 +6,18 @@ Shapes: B batch, T samples, L frames, C channels, M mel bands, K width of the ve
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 RATE_HZ = 16_000
+WINDOW_SAMPLES = 400
+HOP_SAMPLES = 160
+FFT_SAMPLES = 512
+PREEMPHASIS = 0.97
+LOWEST_HZ = 20.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,16 +48,40 @@ class SpeakerEncoderConfig:
 def kaldi_fbank(wave: Tensor, bands: int = 80) -> Tensor:
     """Log filter-bank energies as Kaldi computes them, 100 frames per second: (B, T) at 16 kHz -> (B, L, M).
 
+    Only whole windows become frames. Each loses its mean, is sharpened by the difference to the sample before, and is
+    weighted by a Hann window to the power of 0.85.
+
     Raises:
         ValueError: the wave is shorter than one window of 25 ms.
     """
-    from torchaudio.compliance import kaldi
+    if wave.ndim != 2 or wave.shape[1] < WINDOW_SAMPLES:
+        raise ValueError(f"expected a wave (B, T) of {WINDOW_SAMPLES} samples or more, got {tuple(wave.shape)}")
+    frames = wave.unfold(1, WINDOW_SAMPLES, HOP_SAMPLES)
+    frames = frames - frames.mean(dim=2, keepdim=True)
+    # The first sample has none before it in its window and counts as its own predecessor.
+    frames = frames - PREEMPHASIS * torch.cat([frames[..., :1], frames[..., :-1]], dim=2)
+    window = torch.hann_window(WINDOW_SAMPLES, periodic=False, dtype=wave.dtype, device=wave.device).pow(0.85)
+    spectrum = torch.fft.rfft(frames * window, n=FFT_SAMPLES)[..., :-1]
+    power = spectrum.real.square() + spectrum.imag.square()
+    energies = power @ _kaldi_filters(bands).to(power).T
+    return energies.clamp(min=torch.finfo(torch.float32).eps).log()
 
-    if wave.ndim != 2 or wave.shape[1] < RATE_HZ // 40:
-        raise ValueError(f"expected a wave (B, T) of {RATE_HZ // 40} samples or more, got {tuple(wave.shape)}")
-    return torch.stack(
-        [kaldi.fbank(item.unsqueeze(0), num_mel_bins=bands, sample_frequency=RATE_HZ, dither=0) for item in wave]
-    )
+
+@lru_cache(maxsize=4)
+def _kaldi_filters(bands: int) -> Tensor:
+    """Triangles of height one, straight on the mel scale, 20 Hz to the Nyquist frequency: (M, F) without that bin."""
+    with torch.inference_mode(False):  # a tensor made in inference mode could never be used in training
+        bins = _kaldi_mel(torch.arange(FFT_SAMPLES // 2, dtype=torch.float64) * RATE_HZ / FFT_SAMPLES)
+        lowest, highest = _kaldi_mel(torch.tensor([LOWEST_HZ, RATE_HZ / 2], dtype=torch.float64)).tolist()
+        edges = torch.linspace(lowest, highest, bands + 2, dtype=torch.float64)
+        lower, centre, upper = edges[:-2, None], edges[1:-1, None], edges[2:, None]
+        rising = (bins - lower) / (centre - lower)
+        falling = (upper - bins) / (upper - centre)
+        return torch.minimum(rising, falling).clamp(min=0).float()
+
+
+def _kaldi_mel(hertz: Tensor) -> Tensor:
+    return 1127.0 * torch.log(1.0 + hertz / 700.0)
 
 
 class SpeakerEncoder(nn.Module):

@@ -156,12 +156,15 @@ class TextToSemantic(nn.Module):
         *,
         upstream_padding_mask: bool = False,
         count_padding: bool = False,
+        attention_dropout: bool = False,
     ) -> SemanticForward:
         """Teacher-forced loss of right-padded batches: (B, P), (B,), (B, S), (B,), (B, P, W).
 
         `upstream_padding_mask`: hide the leftmost phonemes of shorter texts instead of their padding and read the first
         prediction at the last column, as GPT-SoVITS trains. Otherwise padding has no influence at all.
         `count_padding`: let the end marks in the padding take part in the loss, as GPT-SoVITS does.
+        `attention_dropout`: in training, drop attention weights too, as GPT-SoVITS does. That costs a third more on a
+        CPU, whose fast kernels cannot.
         """
         (_, longest_text), (batch, longest) = phoneme_ids.shape, tokens.shape
         present = sequence_mask(token_lengths, longest)
@@ -172,10 +175,17 @@ class TextToSemantic(nn.Module):
         if upstream_padding_mask:
             visible = sequence_mask(phoneme_lengths, longest_text).flip(1)
             last_text = torch.full_like(phoneme_lengths, longest_text - 1)
+            real = None
         else:
             visible = sequence_mask(phoneme_lengths, longest_text)
             last_text = phoneme_lengths - 1
-        hidden = self.h(torch.cat([text, audio], dim=1), _prefix_mask(visible, present))
+            real = None if count_padding else _real_columns(visible, present)
+        hidden = self.h(
+            torch.cat([text, audio], dim=1),
+            _prefix_mask(visible, present),
+            real=real,
+            attention_dropout=attention_dropout,
+        )
         first = hidden[torch.arange(batch, device=hidden.device), last_text].unsqueeze(1)
         logits = self.ar_predict_layer(torch.cat([first, hidden[:, longest_text:]], dim=1))
         counted = torch.full_like(token_lengths, longest) if count_padding else token_lengths
@@ -223,7 +233,7 @@ class TextToSemantic(nn.Module):
             weights=[layer.step_weights(batch) for layer in self.h.blocks()],
             length=length,
         )
-        x = self.h(x, _prefix_mask(text, audio), cache.past)
+        x = self.h(x, _prefix_mask(text, audio), real=_real_columns(text, audio), past=cache.past)
         last = torch.where(prompt_lengths > 0, longest_text + prompt_lengths, phoneme_lengths) - 1
         return self.ar_predict_layer(x[torch.arange(batch, device=device), last]), cache
 
@@ -316,6 +326,30 @@ def _prefix_mask(phonemes: Tensor, tokens: Tensor) -> Tensor:
     return (order & torch.cat([phonemes, tokens], dim=1).unsqueeze(1)).unsqueeze(1)
 
 
+def _real_columns(phonemes: Tensor, tokens: Tensor) -> Tensor | None:
+    """Where a batch has no padding, given the same: (N,) int64 into B x (P + S) columns; None where that is all."""
+    real = torch.cat([phonemes, tokens], dim=1).flatten().nonzero()[:, 0]
+    return None if len(real) == phonemes.numel() + tokens.numel() else real
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Between a padded batch and its real columns one behind the other: (B, L, D) <-> (N, D), or no change."""
+
+    batch: int
+    columns: int
+    real: Tensor | None
+
+    def gather(self, x: Tensor) -> Tensor:
+        return x if self.real is None else x.flatten(0, 1).index_select(0, self.real)
+
+    def spread(self, x: Tensor) -> Tensor:
+        if self.real is None:
+            return x
+        padded = x.new_zeros(self.batch * self.columns, x.shape[1]).index_copy(0, self.real, x)
+        return padded.unflatten(0, (self.batch, self.columns))
+
+
 class _Embedding(nn.Module):
     def __init__(self, count: int, width: int) -> None:
         super().__init__()
@@ -365,10 +399,21 @@ class _Transformer(nn.Module):
     def blocks(self) -> "list[_Layer]":
         return cast("list[_Layer]", list(self.layers))
 
-    def forward(self, x: Tensor, mask: Tensor, past: Sequence[Tensor] | None = None) -> Tensor:
-        for index, layer in enumerate(self.layers):
-            x = layer(x, mask, None if past is None else past[index])
-        return x
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor,
+        *,
+        real: Tensor | None,
+        past: Sequence[Tensor] | None = None,
+        attention_dropout: bool = False,
+    ) -> Tensor:
+        """(B, L, D) -> (B, L, D). With `real`, all but attention works on those columns alone; the rest give zeros."""
+        places = _Places(batch=x.shape[0], columns=x.shape[1], real=real)
+        x = places.gather(x)
+        for index, layer in enumerate(self.blocks()):
+            x = layer(x, mask, places, None if past is None else past[index], attention_dropout)
+        return places.spread(x)
 
 
 class _Layer(nn.Module):
@@ -383,8 +428,8 @@ class _Layer(nn.Module):
         self.norm2 = nn.LayerNorm(width)
         self.drop = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, mask: Tensor, past: Tensor | None) -> Tensor:
-        x = self.norm1(x + self.drop(self.self_attn(x, mask, past)))
+    def forward(self, x: Tensor, mask: Tensor, places: _Places, past: Tensor | None, attention_dropout: bool) -> Tensor:
+        x = self.norm1(x + self.drop(self.self_attn(x, mask, places, past, attention_dropout)))
         return self.norm2(x + self.drop(self.linear2(self.drop(torch.relu(self.linear1(x))))))
 
     def step(self, x: Tensor, past: Tensor, column: Tensor, bias: Tensor, weights: LayerWeights) -> Tensor:
@@ -416,16 +461,16 @@ class _SelfAttention(nn.Module):
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.zeros_(self.out_proj.bias)
 
-    def forward(self, x: Tensor, mask: Tensor, past: Tensor | None) -> Tensor:
-        """(B, L, D) -> (B, L, D); leaves keys and values in the first columns of `past` (B, 2, H, capacity, D / H)."""
-        packed = functional.linear(x, self.in_proj_weight, self.in_proj_bias)
+    def forward(self, x: Tensor, mask: Tensor, places: _Places, past: Tensor | None, attention_dropout: bool) -> Tensor:
+        """As `places` has it, (B, L, D) or (N, D); leaves keys and values in `past` (B, 2, H, capacity, D / H)."""
+        packed = places.spread(functional.linear(x, self.in_proj_weight, self.in_proj_bias))
         packed = packed.unflatten(2, (3, self.heads, -1)).permute(0, 2, 3, 1, 4)  # (B, 3, H, L, D / H)
         if past is not None:
-            past[:, :, :, : x.shape[1]] = packed[:, 1:]
+            past[:, :, :, : packed.shape[3]] = packed[:, 1:]
         queries, keys, values = packed.unbind(1)
-        dropout = self.dropout if self.training else 0.0
+        dropout = self.dropout if self.training and attention_dropout else 0.0
         mixed = functional.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, dropout_p=dropout)
-        return self.out_proj(mixed.transpose(1, 2).flatten(2))
+        return self.out_proj(places.gather(mixed.transpose(1, 2).flatten(2)))
 
 
 def _prefers_panels(weight: Tensor, batch: int) -> bool:

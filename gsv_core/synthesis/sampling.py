@@ -121,12 +121,12 @@ def sample_tokens(
 def sample_sentences(network: TextToSemantic, sentences: Sequence[Sentence], sampling: Sampling) -> list[Tensor]:
     """The tokens of each sentence, (S,) int64, S >= 1, as each would get them alone; all are decoded together."""
     device = network.ar_predict_layer.weight.device
-    on_cpu = device.type == "cpu"
+    graphed = device.type == "cuda"
     end = network.config.end_token
     lengths = torch.tensor([sentence.most_tokens for sentence in sentences], device=device)
     longest = max(sentence.most_tokens for sentence in sentences)
-    logits, cache, seen = _read(network, sentences, device, room=min(longest, _ROOM) if on_cpu else longest)
-    step = network.step if on_cpu else GraphedStep(network, cache)
+    logits, cache, seen = _read(network, sentences, device, room=longest if graphed else min(longest, _ROOM))
+    step = GraphedStep(network, cache) if graphed else network.step
     written = torch.zeros(len(sentences), longest, dtype=torch.int64, device=device)
     rows = torch.arange(len(sentences), device=device)  # which sentence each row of the batch is
     for index in range(longest):
@@ -141,12 +141,12 @@ def sample_sentences(network: TextToSemantic, sentences: Sequence[Sentence], sam
         lengths[rows] = lengths[rows].clamp(max=torch.where(ended, index, longest))
         written[rows, index] = tokens
         seen.scatter_(1, tokens[:, None], True)
-        if on_cpu or index % _STEPS_BETWEEN_LOOKS == 0:
+        if not graphed or index % _STEPS_BETWEEN_LOOKS == 0:
             speaking = (lengths[rows] > index + 1).nonzero()[:, 0]
             if len(speaking) == 0:
                 break
-            # A GPU replays a step of fixed shape, and hardly notices rows that have ended.
-            if on_cpu and 2 * len(speaking) <= len(rows):
+            # A captured step keeps its shape, and a GPU hardly notices rows that have ended.
+            if not graphed and 2 * len(speaking) <= len(rows):
                 rows, tokens, seen, clocks = rows[speaking], tokens[speaking], seen[speaking], clocks[:, speaking]
                 cache.keep(speaking)
         if index + 1 < longest:

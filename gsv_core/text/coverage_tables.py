@@ -18,7 +18,7 @@ import numpy as np
 from gsv_core.text.coverage import KINDS, count_units
 from gsv_core.text.front_end import read_span
 from gsv_core.text.language_spans import LANGUAGES
-from gsv_core.text.lexicon import morae
+from gsv_core.text.notation import morae
 from gsv_core.text.reading import Reading
 
 MOST_WORDS = {"zh": 20_000, "yue": 20_000, "en": 30_000, "ja": 20_000, "ko": 5_000}

@@ -96,7 +96,7 @@ _SIGNS = {
 
 _MAGNITUDE = r"(?: (thousand|million|billion|trillion))?"
 _AMOUNT = r"\d+(?:,\d+)*(?:\.\d+)?"
-_LIST_ITEM = re.compile(r"(?:^|(?<=[.!?,] )|(?<=\n))(\d{1,3})\. (?=[A-Z])")
+_LIST_ITEM = re.compile(r"(?:(?:^|(?<=\n))(\d{1,3})\. (?=[A-Za-z])|(?<=[.!?,] )(\d{1,3})\. (?=[A-Z]))")
 _DATE = re.compile(r"\b(\d{4})-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])\b")
 _ALWAYS_OPEN = re.compile(r"\b24/7\b")
 _SUM = re.compile(r"(?<![^\s(])(\d[\d,.]*|[A-Za-z]) ([-+×÷=−]) (?=-?\d|[A-Za-z]\b)")
@@ -104,7 +104,7 @@ _SPACED_DASH = re.compile(r"\s+[-−]+\s+")
 _THOUSANDS = re.compile(r"(?<![\d.,])(\d{1,3}(?:,\d{3})+)(?![\d,])")
 _TIME = re.compile(r"\b(\d{1,2}):([0-5]\d)(?::([0-5]\d))?(?:\s*([aApP])\.?[mM]\b\.?)?")
 _HOUR = re.compile(r"\b(\d{1,2})\s*([aApP])\.?[mM]\b\.?")
-_MONEY_BEFORE = re.compile(rf"([$£€¥])\s?({_AMOUNT}){_MAGNITUDE}")
+_MONEY_BEFORE = re.compile(rf"([$£€¥])\s?({_AMOUNT})(?!\.?\d){_MAGNITUDE}")
 _MONEY_AFTER = re.compile(rf"(?<![\d.,])({_AMOUNT})\s?([$£€¥])")
 # With a blank before them the short ones may be anything: "5 m" is rare, "5 s" is not always seconds.
 _LONG_UNITS = "|".join(
@@ -117,7 +117,8 @@ _TELEPHONE = re.compile(r"(?<![\d-])(?:\+?1[- ])?(?:\(\d{3}\) ?|\d{3}-)?\d{3}-\d
 _PERCENT = re.compile(r"\s?[%％]")
 _NEGATIVE = re.compile(r"(?:(?<=^)|(?<=[\s(]))[-−](?=\.?\d)")
 _SPAN = re.compile(r"(?<=\d)[-–](?=\d)")
-_DECIMAL = re.compile(r"(?<![\d.])(\d[\d,]*)?\.(\d+)(?!\.?\d)")
+_DECIMAL = re.compile(r"(?<![\d.])(?:\d[\d,]*|(?<![A-Za-z]))\.\d+(?!\.?\d)")
+_NUMBER_SIGN = re.compile(r"(?<=[A-Za-z]\.)(?=\d)")
 _VERSION = re.compile(r"(?<![\d.])\d+(?:\.\d+){2,}")
 _FRACTION = re.compile(r"(?<![\d/])(\d+)/(\d+)(?![\d/])")
 _ORDINAL = re.compile(r"(?<!\d)(\d+)(?:st|nd|rd|th)\b", re.IGNORECASE)
@@ -287,7 +288,7 @@ def _fraction(match: re.Match[str]) -> str:
 
 
 def _spell_numbers(text: str) -> str:
-    text = _LIST_ITEM.sub(lambda match: f"{ordinal(match[1])}, ", text)
+    text = _LIST_ITEM.sub(lambda match: f"{ordinal(match[1] or match[2])}, ", text)
     text = _DATE.sub(_date, text)
     text = _TELEPHONE.sub(_telephone, text)
     text = _ALWAYS_OPEN.sub("twenty-four seven", text)
@@ -302,6 +303,7 @@ def _spell_numbers(text: str) -> str:
     text = _NEGATIVE.sub("negative ", text)
     text = _VERSION.sub(lambda match: " point ".join(cardinal(part) for part in match.group().split(".")), text)
     text = _DECIMAL.sub(lambda match: _amount(match.group()), text)
+    text = _NUMBER_SIGN.sub(" ", text)
     text = _SPAN.sub(" to ", text)
     text = _FRACTION.sub(_fraction, text)
     text = _THOUSANDS.sub(lambda match: cardinal(match[1]), text)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError
 from typing import TYPE_CHECKING
 
-from gsv_core.text.language_spans import LANGUAGES, split_languages
+from gsv_core.text.language_spans import LANGUAGES, MODES, split_languages
 from gsv_core.text.lexicon import Lexicon, read_stretch, stretches
 from gsv_core.text.reading import Reading
 from gsv_core.text.symbols import MARKS, PAD, UNKNOWN, ids_of, inventory, known
@@ -31,12 +31,34 @@ _LONGEST_CHUNK = 1000
 _SENTENCE_END = re.compile(r"[。！？!?\n]|\.(?=\s)")
 _BLANK = re.compile(r"[\s，,、；]")
 _LINE_BREAK = re.compile("\r\n?|[\x0b\x0c\x85\u2028\u2029]")
-_INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff\ud800-\udfff]")
-_CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f]")
+_INVISIBLE = re.compile(
+    "[\x00-\x08\x0e-\x1b\x7f-\x9f\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff\ud800-\udfff]"
+)
+_SEPARATOR = re.compile("[\x1c-\x1f]")
 
 
-class UnspeakableText(ValueError):  # noqa: N818 - it names the text, not a fault of the program
+class TextError(ValueError):
+    """A text that cannot be read, as opposed to a wrong setup. `reason` is what its Rejection says."""
+
+    reason = "unreadable"
+
+
+class UnspeakableText(TextError):  # noqa: N818 - these name the text, not a fault of the program
     """Nothing in the text can be spoken: it is empty, or marks, emoji and foreign scripts only."""
+
+    reason = "unspeakable"
+
+
+class TextTooLong(TextError):  # noqa: N818
+    """More characters than one text has."""
+
+    reason = "text_too_long"
+
+
+class UnsupportedLanguage(TextError):  # noqa: N818
+    """No front end for the language, or no symbols for it in the release."""
+
+    reason = "unsupported_language"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,13 +106,14 @@ def read_span(text: str, language: str, release: str = "v2", *, polyphones: "Pol
     """`text` as one span of `language`, whatever its letters; `polyphones` is for Mandarin.
 
     Raises:
-        ValueError: an unknown language or release, or a language that release has no symbols for.
+        UnsupportedLanguage: an unknown language, or one that the release has no symbols for.
+        ValueError: an unknown release.
     """
     inventory(release)
     if language not in _MODULES:
-        raise ValueError(f"unknown language {language!r}: choose one of {', '.join(LANGUAGES)}")
+        raise UnsupportedLanguage(f"unknown language {language!r}: choose one of {', '.join(LANGUAGES)}")
     if release == "v1" and language in _ONLY_SINCE_V2:
-        raise ValueError(f"release v1 has no symbols for {language!r}: use a base model from v2 on")
+        raise UnsupportedLanguage(f"release v1 has no symbols for {language!r}: use a base model from v2 on")
     read = _reader(language, release, polyphones)
     readings = [read(chunk) for chunk in _chunks(_clean(text))]
     if len(readings) == 1:
@@ -108,7 +131,7 @@ def read_span(text: str, language: str, release: str = "v2", *, polyphones: "Pol
 def _clean(text: str) -> str:
     """What reaches the languages: composed characters, one kind of line break, no control characters or surrogates."""
     text = _INVISIBLE.sub("", _LINE_BREAK.sub("\n", text))
-    return unicodedata.normalize("NFC", _CONTROL.sub(" ", text))
+    return unicodedata.normalize("NFC", _SEPARATOR.sub(" ", text))
 
 
 def _chunks(text: str) -> list[str]:
@@ -140,12 +163,14 @@ def phonemise(
     several readings as `polyphones` (see `mandarin_polyphones`) hears them.
 
     Raises:
-        UnspeakableText: nothing speakable is left.
-        ValueError: an unknown language or release, or a text too long to be one.
+        TextError: UnspeakableText, nothing speakable is left; TextTooLong; UnsupportedLanguage.
+        ValueError: an unknown release.
     """
     inventory(release)
+    if language not in MODES:
+        raise UnsupportedLanguage(f"unknown language {language!r}: choose one of {', '.join(MODES)}")
     if len(text) > _LONGEST_TEXT:
-        raise ValueError(f"a text of {len(text)} characters is too long: cut it, {_LONGEST_TEXT} at most at a time")
+        raise TextTooLong(f"a text of {len(text)} characters is too long: cut it, {_LONGEST_TEXT} at most at a time")
     spans: list[PhonemisedSpan] = []
     dropped: list[str] = []
 

@@ -34,6 +34,8 @@ _MARK_OF = {
 _ASCII_MARKS = re.compile(r"([!?…,.\-])[!?…,.\-]+")
 _THOUSANDS = re.compile(r"(?<![\d,])\d{1,3}(?:,\d{3})+(?![\d,])")
 _PERCENT = re.compile("[%％]")
+# A sign before a number, not a hyphen between two.
+_MINUS = re.compile(r"(?<![\dA-Za-z\-])[-−](?=\d)")
 _LABEL = re.compile(
     r"\-(?P<phone>[^+]+)\+.*/A:(?P<nucleus>-?\d+|xx)\+(?P<mora>\d+|xx)\+(?P<left>\d+|xx)/.*/F:(?P<moras>\d+|xx)_"
 )
@@ -128,8 +130,9 @@ def _with_prosody(labels: list[_Label]) -> Iterator[str]:
 
 
 def normalise(text: str) -> str:
-    """The text Open JTalk gets to see: full-width percent in words, numbers whole, marks not repeated."""
+    """The text Open JTalk gets to see: percent and minus in words, numbers whole, marks not repeated."""
     text = _THOUSANDS.sub(lambda match: match.group().replace(",", ""), text)
+    text = _MINUS.sub("マイナス", text)
     return _PERCENT.sub("パーセント", _ASCII_MARKS.sub(r"\1", text))
 
 

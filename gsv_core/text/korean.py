@@ -75,6 +75,9 @@ _SPLIT_JAMO = {
 _PHONEMES = frozenset("ㄱㄲㄴㄷㄸㄹㅁㅂㅃㅅㅆㅇㅈㅉㅊㅋㅌㅍㅎㅏㅐㅓㅔㅗㅜㅡㅣ")
 _AFTER_OBJECT = re.compile("(?<=[ㅇㄹ]ㅡㄹ )ㄹ")
 _THOUSANDS = re.compile(r"(?<![\d,])[0-9]{1,3}(?:,[0-9]{3})+(?![\d,])")
+# A sign before a number, not a hyphen between two.
+_BELOW_ZERO = re.compile("(?<![^\\s(])[-−](?=[0-9.]+ ?(?:도|℃|°C))")
+_MINUS = re.compile("(?<![^\\s(])[-−](?=[0-9])")
 # g2pk2 fails beyond 16 digits; nobody reads such a number as an amount.
 _LONGEST_NUMBER = 16
 _LONG_NUMBER = re.compile(rf"[0-9]{{{_LONGEST_NUMBER + 1},}}")
@@ -213,6 +216,7 @@ def _jamo(text: str) -> str:
 def _prepare(text: str) -> str:
     text = text.translate(_FULL_WIDTH)
     text = _THOUSANDS.sub(lambda match: match.group().replace(",", ""), text)
+    text = _MINUS.sub("마이너스 ", _BELOW_ZERO.sub("영하 ", text))
     text = _LONG_NUMBER.sub(lambda match: "".join(_DIGITS[int(digit)] for digit in match.group()), text)
     text = _DECIMAL_POINT.sub("점", text)
     return _LETTER.sub(lambda match: _LETTERS[match.group().upper()], text)

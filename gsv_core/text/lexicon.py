@@ -29,8 +29,20 @@ from pathlib import Path
 from typing import Self
 
 from gsv_core.text.language_spans import AUTOMATIC, LANGUAGES, Span
+from gsv_core.text.notation import (
+    FALL,
+    PHRASE_END,
+    check_hangul,
+    falls_at_its_end,
+    is_kana,
+    shown,
+    spell_arpabet,
+    spell_japanese,
+    spell_jyutping,
+    spell_pinyin,
+)
 from gsv_core.text.reading import Reading
-from gsv_core.text.symbols import MARKS, SYMBOLS_V2
+from gsv_core.text.symbols import MARKS
 
 FILE_NAME = "lexicon.tsv"
 
@@ -41,6 +53,8 @@ _LONGEST_PRONUNCIATION = 400
 _HEADER = ("word", "pronunciation")
 _HAN = re.compile("[\u3005\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f]")
 _KANA = re.compile("[\u3040-\u30ff\u31f0-\u31ff]")
+_HIRAGANA = re.compile("[\u3041-\u3096]")
+_CONTENT_WORD = re.compile("[\u30a1-\u30fa\u3400-\u9fffA-Za-z0-9]")
 _HANGUL = re.compile("[\uac00-\ud7a3]")
 _LATIN = re.compile("[A-Za-z\u00c0-\u024f\uff21-\uff3a\uff41-\uff5a]")
 _WHOLE = re.compile("[A-Za-z0-9\u00c0-\u024f\uff10-\uff19\uff21-\uff3a\uff41-\uff5a]")
@@ -53,37 +67,6 @@ _EASTERN = re.compile(f"{_HAN.pattern}|{_KANA.pattern}|{_HANGUL.pattern}")
 _SAID_AS = str.maketrans("嗯呣", "恩母")
 # Where a text holds anything but letters, blanks and these, the readers put more words into it than are written.
 _PLAIN = re.compile(r"(?:[^\W\d_]|[\s,.!?，。！？、；：…'’-])*")
-
-_PINYIN = re.compile("(zh|ch|sh|[bpmfdtnlgkhjqxrzcsyw])?([a-zê]+)([1-5])")
-_JYUTPING = re.compile(
-    "(?:ng|gw|kw|[bpmfdtnlgkhwzcsj])?"
-    "(?:aa(?:ng|[iumnptk])?|a(?:ng|[iumnptk])|oe(?:ng|[kt])?|eo[int]|yu[nt]?"
-    "|[ei](?:ng|[iumnptk])?|[ou](?:ng|[iuntk])?|ng|m)[1-6]"
-)
-_ARPABET = frozenset(re.findall(r"\S+", "B CH D DH F G HH JH K L M N NG P R S SH T TH V W Y Z ZH")) | frozenset(
-    f"{vowel}{stress}" for vowel in re.findall("..", "AAAEAHAOAWAYEHEREYIHIYOWOYUHUW") for stress in "012"
-)
-
-_PHRASE_END, _RISE, _FALL = "#", "[", "]"
-_ONSETS = {
-    "": "アイウエオ", "k": "カキクケコ", "g": "ガギグゲゴ", "s": "サ セソ", "z": "ザ ズゼゾ", "t": "タ  テト",
-    "d": "ダ  デド", "n": "ナニヌネノ", "h": "ハヒ ヘホ", "b": "バビブベボ", "p": "パピプペポ", "m": "マミムメモ",
-    "r": "ラリルレロ",
-}  # fmt: skip
-_SYLLABLES = {
-    **{kana: (onset, vowel) for onset, row in _ONSETS.items() for kana, vowel in zip(row, "aiueo") if kana != " "},
-    "ヤ": ("y", "a"), "ユ": ("y", "u"), "ヨ": ("y", "o"), "ワ": ("w", "a"), "ヲ": ("", "o"), "フ": ("f", "u"),
-    "シ": ("sh", "i"), "ジ": ("j", "i"), "ヂ": ("j", "i"), "チ": ("ch", "i"), "ツ": ("ts", "u"), "ヅ": ("z", "u"),
-    "ヴ": ("v", "u"), "ヰ": ("", "i"), "ヱ": ("", "e"),
-}  # fmt: skip
-# A small letter after a full one: キャ is ky a, チェ is ch e, ファ is f a, ティ is t i.
-_SMALL = dict(zip("ァィゥェォャュョ", ("a", "i", "u", "e", "o", "a", "u", "o")))
-_PALATAL = frozenset("ャュョ")
-_NEVER_PALATAL = frozenset({"sh", "j", "ch", "y"})
-_HIRAGANA = {code: code + 0x60 for code in range(0x3041, 0x3097)}
-_JAPANESE = frozenset(
-    re.findall(r"\S+", "a i u e o N cl k g s z t d n h b p m r y w f v sh j ch ts ky gy ny hy by py my ry ty dy")
-) & frozenset(SYMBOLS_V2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,9 +93,9 @@ class Entry:
     def replaces_text(self) -> bool:
         """Whether the word is written anew and then read in its sentence, instead of being given as phonemes."""
         if self.language == "ko":
-            _check_hangul(self.pronunciation)
+            check_hangul(self.pronunciation)
             return True
-        return self.language == "ja" and _is_kana(self.pronunciation)
+        return self.language == "ja" and is_kana(self.pronunciation)
 
     @property
     def aligned(self) -> bool:
@@ -123,11 +106,11 @@ class Entry:
     def _units(self) -> tuple[tuple[str, ...], ...]:
         """The phonemes of each syllable, or of the whole word where its language is not written in syllables."""
         if self.language in ("zh", "yue"):
-            spell = _spell_pinyin if self.language == "zh" else _spell_jyutping
+            spell = spell_pinyin if self.language == "zh" else spell_jyutping
             return tuple(spell(syllable) for syllable in self.pronunciation.lower().split())
         if self.language == "en":
-            return (_check_symbols(self.pronunciation.upper().split(), _ARPABET, _NO_ARPABET),)
-        return (_japanese_phonemes(self.pronunciation),)
+            return (spell_arpabet(self.pronunciation),)
+        return (spell_japanese(self.pronunciation),)
 
     def reading(self, written: str) -> Reading:
         """The word as it stands in a text (`written`), said."""
@@ -137,115 +120,6 @@ class Entry:
             share, more = divmod(len(phonemes), len(written))
             counts = tuple(share + (index < more) for index in range(len(written)))
         return Reading(normal_text=written, phonemes=phonemes, phonemes_per_character=counts)
-
-
-_NO_ARPABET = "is no ARPAbet phoneme; a vowel carries its stress, such as AH0"
-
-
-def _check_symbols(symbols: Sequence[str], known: frozenset[str], complaint: str) -> tuple[str, ...]:
-    for symbol in symbols:
-        if symbol not in known:
-            raise ValueError(f"{_shown(symbol)} {complaint}")
-    return tuple(symbols)
-
-
-def _check_hangul(pronunciation: str) -> None:
-    for character in pronunciation:
-        if not _HANGUL.match(character) and character != " ":
-            raise ValueError(f"{_shown(character)} is no hangul syllable; write Korean as it sounds, such as 동님문")
-
-
-def _is_kana(pronunciation: str) -> bool:
-    return all(map(_KANA.match, pronunciation))
-
-
-def _spell_pinyin(syllable: str) -> tuple[str, ...]:
-    """chong2 -> ch ong2; the symbols write yuan as y van, zhi as zh ir, and e alone as EE e."""
-    written = syllable.replace("u:", "v").replace("ü", "v")
-    match = _PINYIN.fullmatch("er5" if written == "r5" else written)
-    phonemes: tuple[str, ...] = ()
-    if match:
-        initial, final, tone = match.groups()
-        if initial is None:
-            initial = {"a": "AA", "e": "EE", "o": "OO"}.get(final[0], "")
-        elif initial == "y":
-            final = {"an": "En", "e": "E"}.get(final, f"v{final[1:]}" if final.startswith("u") else final)
-        elif initial in ("z", "c", "s") and final == "i":
-            final = "i0"
-        elif initial in ("zh", "ch", "sh", "r") and final == "i":
-            final = "ir"
-        elif initial in ("j", "q", "x") and final.startswith("u"):
-            final = f"v{final[1:]}"
-        elif initial in ("n", "l") and final == "ue":
-            final = "ve"
-        phonemes = (initial, final + tone)
-    if not phonemes or not set(phonemes) <= _KNOWN:
-        raise ValueError(f"{_shown(syllable)} is no pinyin with a tone digit, such as chong2")
-    return phonemes
-
-
-def _spell_jyutping(syllable: str) -> tuple[str, ...]:
-    from gsv_core.text.cantonese import _spell
-
-    phonemes = _spell(syllable) if _JYUTPING.fullmatch(syllable) else ()
-    if not phonemes:
-        raise ValueError(f"{_shown(syllable)} is no jyutping with a tone digit that the models know, such as cung4")
-    return phonemes
-
-
-_KNOWN = frozenset(SYMBOLS_V2)
-
-
-def _japanese_phonemes(pronunciation: str) -> tuple[str, ...]:
-    """`ジュウケイ 0`, or phonemes with marks; the border of an accent phrase is UNK, as the models learned it."""
-    kana, _, fall = pronunciation.partition(" ")
-    if _is_kana(kana) and fall.isdecimal():
-        return tuple(_accented(morae(kana), int(fall)))
-    return _check_symbols(
-        pronunciation.split(),
-        _JAPANESE | {_PHRASE_END, _RISE, _FALL},
-        "is neither kana nor a Japanese phoneme; the marks are [ ] #",
-    )
-
-
-def morae(kana: str) -> list[tuple[str, ...]]:
-    """The phonemes of each mora, in Open JTalk's notation."""
-    morae: list[tuple[str, ...]] = []
-    for character in kana.translate(_HIRAGANA):
-        if character == "ン":
-            morae.append(("N",))
-        elif character == "ッ":
-            morae.append(("cl",))
-        elif character == "ー" and morae:
-            morae.append(morae[-1][-1:])
-        elif character in _SMALL and morae and len(morae[-1]) == 2:
-            onset = morae[-1][0]
-            palatal = character in _PALATAL and onset not in _NEVER_PALATAL
-            morae[-1] = (f"{onset}y" if palatal else onset, _SMALL[character])
-        elif character in _SMALL and morae and morae[-1] == ("u",) and character in "ィェォ":
-            morae[-1] = ("w", _SMALL[character])
-        elif character in _SYLLABLES:
-            morae.append(tuple(filter(None, _SYLLABLES[character])))
-        else:
-            raise ValueError(f"{_shown(character)} cannot be said here in {_shown(kana)}")
-    for phoneme in (phoneme for mora in morae for phoneme in mora):
-        if phoneme not in _JAPANESE:
-            raise ValueError(f"the models have no phoneme {phoneme} for {_shown(kana)}")
-    return morae
-
-
-def _accented(morae: Sequence[tuple[str, ...]], fall: int) -> Iterator[str]:
-    """Tokyo pitch: low to high after the first mora unless it is the accented one, high to low after the accent."""
-    if fall > len(morae):
-        raise ValueError(f"the pitch cannot fall after mora {fall} of {len(morae)}")
-    for number, mora in enumerate(morae, start=1):
-        yield from mora
-        if number == len(morae):
-            return
-        if number == fall:
-            yield _FALL
-        elif number == 1:
-            yield _RISE
 
 
 @dataclass(frozen=True)
@@ -338,7 +212,7 @@ class Lexicon:
                     continue
                 key = (_folded(entry.word), entry.language)
                 if key in found:
-                    raise ValueError(f"{_shown(entry.word)} ({entry.language}) stands in line {found[key][0]} already")
+                    raise ValueError(f"{shown(entry.word)} ({entry.language}) stands in line {found[key][0]} already")
             except ValueError as error:
                 raise ValueError(f"{name}, line {number}: {error}") from error
             found[key] = (number, entry)
@@ -518,10 +392,12 @@ def read_stretch(stretch: Stretch, lexicon: Lexicon | None, read: Callable[[str,
     if len(readings) == 1:
         return readings[0]
     phonemes: list[str] = []
+    before: str | Given | None = None
     for reading, part in zip(readings, (part for part in stretch.parts if isinstance(part, Given) or part.strip())):
-        if language == "ja" and _phrase_ends(phonemes, part):
-            phonemes.append(_PHRASE_END)
+        if language == "ja":
+            phonemes += _between(phonemes, before, part)
         phonemes += reading.phonemes
+        before = part
     texts = [reading.normal_text.strip() if language == "en" else reading.normal_text for reading in readings]
     return Reading(
         normal_text=re.sub(r" (?=[!?…,.])", "", " ".join(texts)) if language == "en" else "".join(texts),
@@ -531,11 +407,17 @@ def read_stretch(stretch: Stretch, lexicon: Lexicon | None, read: Callable[[str,
     )
 
 
-def _phrase_ends(before: Sequence[str], part: str | Given) -> bool:
-    """Whether an accent phrase ends before `part`: always before a given word, and unless particles follow one."""
-    if not before or before[-1] in MARKS or before[-1] == _PHRASE_END:
-        return False
-    return isinstance(part, Given) or re.match("[\u30a1-\u30fa\u3400-\u9fffA-Za-z0-9]", part) is not None
+def _between(said: Sequence[str], before: str | Given | None, part: str | Given) -> tuple[str, ...]:
+    """What Open JTalk would put before `part`: a phrase ends before a given word and, without particles, after one.
+
+    An accent on a given word's last mora is heard in the particle.
+    """
+    if not said or said[-1] in MARKS or said[-1] == PHRASE_END:
+        return ()
+    if isinstance(part, Given) or _CONTENT_WORD.match(part):
+        return (PHRASE_END,)
+    particle = _HIRAGANA.match(part) is not None
+    return (FALL,) if particle and isinstance(before, Given) and falls_at_its_end(before.entry.pronunciation) else ()
 
 
 def _languages_at(spans: Sequence[Span], first: int, last: int, mode: str, borrowed: bool) -> Iterator[str]:
@@ -588,11 +470,6 @@ def _simplified(text: str) -> str:
     return simplify(text).translate(_SAID_AS)
 
 
-def _shown(text: str) -> str:
-    short = text if len(text) <= 40 else f"{text[:40]}…"
-    return repr(short) if short.isprintable() else ascii(short)
-
-
 def _entry(line: str, language: str | None) -> Entry | None:
     """One line of a file; None for the heading."""
     cells = [unicodedata.normalize("NFC", cell.strip()) for cell in line.split("\t")]
@@ -601,19 +478,19 @@ def _entry(line: str, language: str | None) -> Entry | None:
     if not 2 <= len(cells) <= 3 or not all(cells[:2]):
         raise ValueError(
             f"expected WORD<tab>PRONUNCIATION[<tab>LANGUAGE], got {len(cells)} cell{'s' * (len(cells) != 1)} "
-            f"in {_shown(line)}"
+            f"in {shown(line)}"
         )
     word, pronunciation = (" ".join(cell.split()) for cell in cells[:2])
     for cell, most in ((word, _LONGEST_WORD), (pronunciation, _LONGEST_PRONUNCIATION)):
         if len(cell) > most:
-            raise ValueError(f"{_shown(cell)} has {len(cell)} characters, {most} at most")
+            raise ValueError(f"{shown(cell)} has {len(cell)} characters, {most} at most")
         if not cell.isprintable():
-            raise ValueError(f"{_shown(cell)} holds a character that cannot be seen; take it out")
+            raise ValueError(f"{shown(cell)} holds a character that cannot be seen; take it out")
     if not any(map(str.isalnum, word)):
-        raise ValueError(f"{_shown(word)} is no word; a lexicon cannot change marks")
+        raise ValueError(f"{shown(word)} is no word; a lexicon cannot change marks")
     chosen = cells[2].lower() if len(cells) == 3 and cells[2] else _language_of(word, language)
     if chosen not in LANGUAGES:
-        raise ValueError(f"unknown language {_shown(chosen)}: choose one of {', '.join(LANGUAGES)}")
+        raise ValueError(f"unknown language {shown(chosen)}: choose one of {', '.join(LANGUAGES)}")
     return Entry(word=word, pronunciation=" ".join(pronunciation.split()), language=chosen)
 
 
@@ -626,4 +503,4 @@ def _language_of(word: str, language: str | None) -> str:
         return language if language in ("zh", "yue", "ja") else "zh"
     if _LATIN.search(word):
         return "en"
-    raise ValueError(f"which language {_shown(word)} belongs to cannot be seen; name it in the third cell")
+    raise ValueError(f"which language {shown(word)} belongs to cannot be seen; name it in the third cell")

@@ -78,11 +78,15 @@ _LAST_SIGNS = str.maketrans(
     {
         "/": "每",
         **{chr(ord("①") + index): name for index, name in enumerate("一二三四五六七八九十")},
-        **{letter: name for letters, name in _GREEK.items() for letter in letters},
         **_OPERATORS,
+        # Outside a sum of numbers the models know it shorter: 面积=长×宽.
+        "=": "等",
     }
 )
 _SILENT = re.compile(r"[—《》【】<>{}()（）#&@“”_|\\]")
+# A Greek letter by itself is a sign and has a name; in a Greek word it has none.
+_GREEK_NAMES = {letter: name for letters, name in _GREEK.items() for letter in letters}
+_GREEK_SIGN = re.compile(rf"(?<![\u0370-\u03ff])[{''.join(_GREEK_NAMES)}](?![\u0370-\u03ff])")
 _BETWEEN_LETTERS = re.compile("(?<=[A-Za-z])/(?=[A-Za-z])")
 _HALF_WIDTH = str.maketrans(
     {
@@ -305,4 +309,5 @@ def spoken_text(text: str, *, one_on_telephone: str = "幺") -> str:
     text = counted.sub(_count, text)
     text = _LONG_NUMBER.sub(lambda match: digits_aloud(match.group(), one_on_telephone), text)
     text = _ANY_NUMBER.sub(lambda match: cardinal(match.group()), text)
+    text = _GREEK_SIGN.sub(lambda match: _GREEK_NAMES[match.group()], text)
     return _BETWEEN_LETTERS.sub(",", text).translate(_LAST_SIGNS)

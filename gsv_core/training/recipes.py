@@ -7,12 +7,14 @@ trains everything from its seed, for a number of steps that a laptop affords.
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gsv_core.checkpoints.releases import Release
+from gsv_core.checkpoints.releases import RELEASES, Release
 from gsv_core.training.schedules import UPSTREAM_RATE, PhasePlan, Schedule, Trains
 
 CLIP_S = 5.0
 """Typical length of a clip, to turn seconds into clips."""
 UPSTREAM = "upstream"
+LONG_S = 30 * 60
+"""From here on there is enough to train a flow as a whole."""
 LEAST_CLIPS = 100
 """A pass over less data is counted as a pass over this many clips: small voices need the steps, too."""
 
@@ -58,8 +60,10 @@ def choose_recipe(
         raise ValueError(f"a recipe needs some speech to train on, got {seconds_train} s")
     if name == UPSTREAM:
         recipe = _upstream(seconds_train, release, seed)
+    elif release is Release.NANO:
+        recipe = _nano(seed)
     else:
-        recipe = _nano(seed) if release is Release.NANO else _published(seconds_train, seed)
+        recipe = _published(seconds_train, seed, flow_matching=RELEASES[release].semantic_to_mel is not None)
     return replace(
         recipe,
         semantic=_overridden(recipe.semantic, "semantic", semantic or {}),
@@ -101,8 +105,11 @@ def _nano(seed: int) -> Recipe:
     )
 
 
-def _published(seconds: float, seed: int) -> Recipe:
-    """The table of the design. Published rates: 1e-5 to 5e-5 where part of a network trains."""
+def _published(seconds: float, seed: int, *, flow_matching: bool) -> Recipe:
+    """The table of the design. Published rates: 1e-5 to 5e-5 where part of a network trains.
+
+    `flow_matching` (v3, v4): what would be most of SoVITS, or all of it up to half an hour, is LoRA.
+    """
     clips = max(LEAST_CLIPS, round(seconds / CLIP_S))
     if seconds < 30:
         return Recipe(
@@ -116,14 +123,25 @@ def _published(seconds: float, seed: int) -> Recipe:
         return Recipe(
             name="acoustic-side",
             semantic=_gpt(clips, passes=8, rate=2e-5, trains=Trains.UPPER_LAYERS, seed=seed),
-            wave=_sovits(clips, passes=8, rate=5e-5, trains=Trains.ACOUSTIC_SIDE, seed=seed),
-            note=f"{seconds:.0f} s of speech: the upper layers of GPT and all of SoVITS but its text side train",
+            wave=_sovits(
+                clips, passes=8, rate=5e-5, trains=Trains.LOW_RANK if flow_matching else Trains.ACOUSTIC_SIDE, seed=seed
+            ),
+            note=f"{seconds:.0f} s of speech: the upper layers of GPT train, and of SoVITS "
+            + ("LoRA and what makes its condition" if flow_matching else "all but its text side"),
+        )
+    if flow_matching and seconds < LONG_S:
+        return Recipe(
+            name="lora",
+            semantic=_gpt(clips, passes=15, rate=5e-5, trains=Trains.EVERYTHING, seed=seed),
+            wave=_sovits(clips, passes=8, rate=5e-5, trains=Trains.LOW_RANK, seed=seed),
+            note=f"{seconds / 60:.0f} min of speech: all of GPT trains, of SoVITS LoRA and what makes its condition",
         )
     return Recipe(
         name="full",
         semantic=_gpt(clips, passes=15, rate=5e-5, trains=Trains.EVERYTHING, seed=seed),
         wave=_sovits(clips, passes=8, rate=1e-4, trains=Trains.EVERYTHING, seed=seed),
-        note=f"{seconds / 60:.0f} min of speech: everything trains, the text side of SoVITS at 0.4 x the rate",
+        note=f"{seconds / 60:.0f} min of speech: everything trains, "
+        + ("but for the text side of SoVITS" if flow_matching else "the text side of SoVITS at 0.4 x the rate"),
     )
 
 
@@ -131,7 +149,8 @@ def _upstream(seconds: float, release: Release, seed: int) -> Recipe:
     """GPT-SoVITS's optimisers, rates and epochs. Its batch sizes follow the GPU; these are our other recipes'."""
     clips = max(LEAST_CLIPS, round(seconds / CLIP_S))
     semantic_batches, wave_batches = -(-clips // 8), -(-clips // 4)
-    epochs, saved = (2, 1) if release in (Release.V3, Release.V4) else (8, 4)
+    flow_matching = RELEASES[release].semantic_to_mel is not None
+    epochs, saved = (2, 1) if flow_matching else (8, 4)
     return Recipe(
         name=UPSTREAM,
         semantic=PhasePlan(
@@ -148,11 +167,12 @@ def _upstream(seconds: float, release: Release, seed: int) -> Recipe:
             steps=epochs * wave_batches,
             batch_size=4,
             learning_rate=1e-4,
+            trains=Trains.LOW_RANK if flow_matching else Trains.EVERYTHING,
             schedule=Schedule.UPSTREAM_WAVE,
             batches_per_pass=wave_batches,
             save_every=saved * wave_batches,
             evaluate_every=wave_batches,
-            longest_frames=1900,
+            longest_frames=1000 if flow_matching else 1900,
             seed=seed,
         ),
         note="GPT-SoVITS's own settings: ScaledAdam, its padding mask and its rates",

@@ -22,20 +22,19 @@ _WINDOWS_PER_CALL = 4_096  # bounds the memory of one call; the state carries ov
 
 @dataclass(frozen=True, kw_only=True)
 class VoiceActivityConfig:
-    """How probabilities become spans. A span longer than `longest_s` is cut where speech is least likely."""
+    """How probabilities become spans."""
 
     on: float = 0.5
     off: float = 0.35
     shortest_speech_s: float = 0.1
     shortest_silence_s: float = 0.2
     padding_s: float = 0.05
-    longest_s: float = 10.0
 
     def __post_init__(self) -> None:
         if not 0.0 < self.off <= self.on < 1.0:
             raise ValueError(f"voice activity: need 0 < off <= on < 1, got {self.off} and {self.on}")
-        if min(self.shortest_speech_s, self.shortest_silence_s, self.padding_s) < 0.0 or self.longest_s < 1.0:
-            raise ValueError(f"voice activity: need times >= 0 and longest_s >= 1, got {self}")
+        if min(self.shortest_speech_s, self.shortest_silence_s, self.padding_s) < 0.0:
+            raise ValueError(f"voice activity: need times >= 0, got {self}")
 
 
 class SileroVoiceActivity:
@@ -77,7 +76,7 @@ class SileroVoiceActivity:
         return np.concatenate(answers)
 
     def _windows_of_speech(self, probabilities: np.ndarray) -> list[tuple[int, int]]:
-        """(N,) -> (start, end) in 16 kHz samples, padded, disjoint, none longer than `longest_s`."""
+        """(N,) -> (start, end) in 16 kHz samples, padded, disjoint."""
         config = self.config
         shortest_silence = config.shortest_silence_s * _RATE_HZ / _WINDOW
         runs: list[list[int]] = []  # [first window, window after the last]
@@ -94,20 +93,7 @@ class SileroVoiceActivity:
         if start is not None:
             runs.append([start, silent_from if silent_from is not None else len(probabilities)])
         shortest = config.shortest_speech_s * _RATE_HZ / _WINDOW
-        long_enough = [(first, last) for first, last in runs if last - first >= shortest]
-        return self._padded(self._cut_long(long_enough, probabilities))
-
-    def _cut_long(self, runs: list[tuple[int, int]], probabilities: np.ndarray) -> list[tuple[int, int]]:
-        longest = int((self.config.longest_s - 2 * self.config.padding_s) * _RATE_HZ / _WINDOW)
-        pieces = []
-        for first, last in runs:
-            while last - first > longest:
-                # The first half of the allowed length stays whole, so that a cut never leaves a crumb in front.
-                at = first + longest // 2 + int(np.argmin(probabilities[first + longest // 2 : first + longest]))
-                pieces.append((first, at))
-                first = at
-            pieces.append((first, last))
-        return pieces
+        return self._padded([(first, last) for first, last in runs if last - first >= shortest])
 
     def _padded(self, runs: list[tuple[int, int]]) -> list[tuple[int, int]]:
         """Each run with padding on both sides; where two would meet, they share the silence between them."""

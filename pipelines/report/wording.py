@@ -61,13 +61,14 @@ METRICS = {
     "cross_entropy": "Token cross-entropy",
     "accuracy": "Token accuracy",
     "mel": "Mel distance",
+    "flow": "Flow-matching loss",
     "kl": "KL divergence",
     "adversarial": "Adversarial loss of the generator",
     "feature_matching": "Feature matching",
     "discriminator": "Loss of the discriminators",
 }
 PHASES = {"semantic": "GPT, text to semantic tokens", "wave": "SoVITS, semantic tokens to wave"}
-FIRST_METRICS = (("semantic", "cross_entropy"), ("wave", "mel"))
+FIRST_METRICS = (("semantic", "cross_entropy"), ("wave", "mel"), ("wave", "flow"))
 """What held-out data judges training by; the others are a trainer's."""
 
 ROLES = {

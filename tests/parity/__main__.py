@@ -17,7 +17,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.parity", description=__doc__)
     parser.add_argument("subject", choices=["models", "text"])
     parser.add_argument("folder", type=Path, help="models: NAME.safetensors and NAME.json per case; text: JSONL files")
-    parser.add_argument("--case", action="append", help="models: only this case or inventory/NAME; may be repeated")
+    parser.add_argument("--case", action="append", help="models: only this, inventory/NAME or ckpt/FILE; repeatable")
     parser.add_argument("--quiet", action="store_true", help="models: only what is wrong, and the summaries")
     options = parser.parse_args(arguments)
     if options.subject == "text":
@@ -61,7 +61,7 @@ def _summary(report: Report) -> str:
     parts = [f"{report.name}: {compared} compared, {verdict}"]
     if report.left_out:
         parts.append(f"{len(report.left_out)} middles not compared")
-    if report.closest is not None and report.closest.used > 0:
+    if report.closest is not None and 0 < report.closest.used < float("inf"):
         parts.append(f"most of its tolerance used: {report.closest.name} ({report.closest.used:.1%})")
     return "; ".join(parts)
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from tests.parity.discriminators import discriminators, losses
+from tests.parity.files import checkpoint_files
 from tests.parity.inventory import inventory
 from tests.parity.mel import lora, semantic_to_mel
 from tests.parity.optimisers import learning_rates, scaled_adam
@@ -52,7 +53,7 @@ KINDS = (
     Kind(r"eres2net/kaldi\.py", r"sv_fbank", speaker_fbank),
     Kind(r"ERes2NetV2\b", r"sv_eres2net", speaker_encoder),
 )
-READ_ELSEWHERE = {"inventory"}
+READ_ELSEWHERE = {"inventory", "ckpt"}
 RECORDED_SUFFIXES = {".json", ".safetensors", ".ckpt", ".pth", ".pt"}
 # What a case that does not fit our networks raises while it is built, loaded or run.
 MISFITS = (ArithmeticError, AssertionError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
@@ -153,7 +154,7 @@ def cases_of(folder: Path) -> list[RecordedCase]:
 
 
 def reports(folder: Path, only: Iterable[str] = ()) -> Iterator[Report]:
-    """Everything recorded in `folder`, or the cases and files named in `only`."""
+    """Everything recorded in `folder`, or what `only` names: NAME, inventory/NAME, ckpt/FILE."""
     wanted = set(only)
     for case in cases_of(folder):
         if not wanted or case.name in wanted:
@@ -161,8 +162,17 @@ def reports(folder: Path, only: Iterable[str] = ()) -> Iterator[Report]:
     for path in sorted((folder / "inventory").glob("*.json")):
         if not wanted or f"inventory/{path.stem}" in wanted:
             yield Report(f"inventory/{path.stem}", list(_guarded(inventory, path)))
+    yield from (report for report in _checkpoints(folder) if not wanted or report.name in wanted)
     if not wanted:
         yield from _strays(folder)
+
+
+def _checkpoints(folder: Path) -> Iterator[Report]:
+    try:
+        for name, comparisons in checkpoint_files(folder):
+            yield Report(f"ckpt/{name}", comparisons)
+    except MISFITS as error:
+        yield Report("ckpt", [failure("evaluation ended early", f"{type(error).__name__}: {first_line(error)}")])
 
 
 def _report_of(case: RecordedCase) -> Report:

@@ -86,7 +86,7 @@ class _Recorder(RecordedCase):
 
     def compare_gradients(self, scalar: str, network: nn.Module) -> Iterator[Comparison]:
         self.norms[scalar] = {
-            name: None if parameter.grad is None else float(f"{parameter.grad.norm().item():.7g}")
+            name: None if parameter.grad is None else float(f"{parameter.grad.double().norm().item():.7g}")
             for name, parameter in network.named_parameters()
         }
         yield Comparison(scalar, 0.0, 0.0)

@@ -220,9 +220,9 @@ class RecordedCase:
                 note = "none, as recorded" if neither else "a gradient on one side only"
                 yield Comparison(label, 0.0 if neither else float("inf"), 0.0, note=note)
             elif norm <= noise:
-                yield Comparison(label, gradient.norm().item(), noise, note="zero but for rounding")
+                yield Comparison(label, gradient.double().norm().item(), noise, note="zero but for rounding")
             else:
-                error = abs(gradient.norm().item() - norm)
+                error = abs(gradient.double().norm().item() - norm)
                 yield Comparison(label, error, GRADIENT_TOLERANCE * norm, relative=error / norm)
 
     def watch(self, network: nn.Module, inputs: Mapping[str, str] | None = None) -> None:

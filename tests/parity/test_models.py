@@ -41,6 +41,16 @@ def test_full_size_networks_have_the_names_and_shapes_of_the_files(name):
     assert [comparison for comparison in comparisons if not comparison.agrees] == []
 
 
+FILES = [path.name for path in sorted((GOLDEN / "ckpt").glob("*")) if path.suffix != ".json"]
+
+
+@pytest.mark.parametrize("name", FILES or ["golden"])
+def test_checkpoint_files_are_read_and_written_as_gpt_sovits_does(name):
+    (report,) = reports(shared_path("golden/models"), [f"ckpt/{name}"])
+    assert report.comparisons
+    assert report.wrong == []
+
+
 def test_our_own_cases_are_those_that_the_command_makes(tmp_path):
     for draft in own_cases.drafts():
         own_cases.write(draft, tmp_path)

@@ -2,7 +2,7 @@
 
 import json
 
-from tests.parity.text import BOUNDS, edit_distance, evaluate, main, replay, report
+from tests.parity.text import BOUNDS, edit_distance, evaluate, evaluate_rows, main, replay, report
 from tests.shared import shared_path
 
 
@@ -34,6 +34,40 @@ def test_marked_lines_are_left_out(tmp_path):
     row = {"lang": "zh", "version": "v2", "text": "你好", "phones": ["x"], "notes": "upstream bug: anything"}
     (tmp_path / "mine.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
     assert evaluate(tmp_path) == {}
+
+
+def test_a_line_read_better_on_purpose_is_listed_and_counts_neither_way(tmp_path, capsys):
+    rows = [
+        {"lang": "zh", "version": "v2", "text": "第2名", "phones": ["d", "i4", "l", "iang3", "m", "ing2"], "notes": ""},
+        {"lang": "zh", "version": "v2", "text": "第3名", "phones": ["d", "i4", "s", "an1", "m", "ing2"], "notes": ""},
+    ]
+    (tmp_path / "mine.jsonl").write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    assert main(tmp_path) == 0
+    printed = capsys.readouterr().out
+    assert "1/1 lines" in printed
+    assert "on purpose: mine.jsonl:1" in printed
+
+
+def _spans(pieces, text, lid):
+    found = evaluate_rows([("a line", {"mode": "auto", "text": text, "pieces": pieces, "lid": lid, "notes": ""})])
+    return found["spans"]
+
+
+def test_spans_that_only_the_small_model_parts_are_on_purpose():
+    agreement = _spans([["zh", "我们去"], ["ja", "爬山。"]], "我们去爬山。", [["爬山", "ja"]])
+    assert (agreement.lines, len(agreement.better)) == (0, 1)
+
+
+def test_spans_without_a_reason_are_wrong():
+    agreement = _spans([["zh", "我们去 OK"]], "我们去 OK", [])
+    assert (agreement.lines, agreement.lines_equal, agreement.better) == (1, 0, [])
+
+
+def test_mixed_lines_are_split_by_us_too():
+    piece: dict[str, object] = {"lang": "zh", "text": "你好OK", "phones": [], "word2ph": None}
+    row = {"lang": "zh", "version": "v2", "text": "你好OK", "pieces": [piece], "notes": ""}
+    found = evaluate_rows([("a line", row)])
+    assert found["spans"].lines_equal == 0
 
 
 def test_an_empty_folder_is_no_success(tmp_path):

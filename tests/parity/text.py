@@ -39,6 +39,14 @@ _BETTER = (
         re.compile(r"\d{3,}[多余几]?(?:克|公里|公斤|立方|字|倍|部|种|票|蚊)"),
         "amounts are no serial numbers",
     ),
+    (("ja", "ko"), re.compile(r"(?<![\w\-])[-−]\d"), "the minus of a number is said; upstream makes it a dash"),
+    (
+        ("en",),
+        re.compile(r"29|32|34|36|69|86|twenty-nine|thirty-(?:two|four|six)|sixty-nine|eighty-six"),
+        "thirty-two is thirty and two; upstream asks its network, which says ther-tee-toe",
+    ),
+    (("en",), re.compile(r"(?<![\d.])0\d+(?![:\d])"), "a code keeps its zeros"),
+    (("en",), re.compile(r"\d0s\b"), "decades are no seconds"),
     (("en",), re.compile("、"), "、 is a pause like the other full-width marks; upstream deletes it"),
 )
 _UNITS = re.compile(r"[\d.]+\s?(?:°[CF]|℃|km/h|m/s|km|kg|cm|mm|ml|m|d[bB])[²³]?")
@@ -190,8 +198,13 @@ def replay(answers: Iterable[tuple[str, str]]) -> Callable[[str], str]:
 
 def evaluate(folder: Path) -> dict[str, Agreement]:
     """Agreement by language over every reference line of `folder`, with `spans` and `cuts` beside them."""
+    return evaluate_rows(_rows(folder))
+
+
+def evaluate_rows(rows: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, Agreement]:
+    """The same over lines and their names."""
     found: dict[str, Agreement] = {}
-    for name, row in _rows(folder):
+    for name, row in rows:
         if not _is_reference(row):
             continue
         if "method" in row:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from gsv_core.networks.bigvgan import BigVganConfig, BigVganVocoder, read_settings
+from gsv_core.networks.layers import fold_weight_norm
 from gsv_core.networks.vocoder import HifiGanVocoder, VocoderConfig
 from tests.parity.recorded import Comparison, RecordedCase
 
@@ -61,3 +62,8 @@ def _compare(case: RecordedCase, vocoder: HifiGanVocoder | BigVganVocoder) -> It
     vocoder.load_state_dict(case.weights())
     case.watch(vocoder.eval())
     yield case.compare("wav", vocoder(case.inputs["mel"]))
+    plain = case.meta.get("keys_after_remove_weight_norm")
+    if plain is not None:
+        fold_weight_norm(vocoder)
+        different = vocoder.state_dict().keys() ^ set(plain)
+        yield Comparison("names without weight norm", float(len(different)), 0.0, note=", ".join(sorted(different)[:3]))

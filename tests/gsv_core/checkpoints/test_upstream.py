@@ -4,7 +4,7 @@ import zipfile
 import pytest
 import torch
 
-from gsv_core.checkpoints.upstream import read_weights
+from gsv_core.checkpoints.upstream import load_strictly, read_weights
 from tests.shared import shared_path
 
 
@@ -60,3 +60,21 @@ def test_a_broken_archive_is_named(tmp_path):
     for name in ("empty.pth", "absent.pth"):
         with pytest.raises(ValueError, match=name):
             read_weights(tmp_path / name)
+
+
+def test_loading_is_strict_but_for_what_may_be_absent(tmp_path):
+    network = torch.nn.ModuleDict({"enc_q": torch.nn.Linear(2, 2), "dec": torch.nn.Linear(2, 3)})
+    weights = {"dec.weight": torch.ones(3, 2), "dec.bias": torch.ones(3)}
+    path = tmp_path / "a.pth"
+    with pytest.raises(
+        ValueError, match=r"a\.pth does not hold this network: 2 missing \(enc_q\.bias, enc_q\.weight\)"
+    ):
+        load_strictly(network, weights, path)
+    kept = network["enc_q"].weight.clone()
+    load_strictly(network, weights, path, may_lack=("enc_q.",))
+    assert torch.equal(network["dec"].weight, torch.ones(3, 2))
+    assert torch.equal(network["enc_q"].weight, kept)
+    with pytest.raises(ValueError, match=r"1 missing \(dec\.bias\); 1 not expected \(more\)"):
+        load_strictly(network, {"dec.weight": weights["dec.weight"], "more": kept}, path, may_lack=("enc_q.",))
+    with pytest.raises(ValueError, match=r"dec\.bias: \(4,\), \(3,\) expected"):
+        load_strictly(network, weights | {"dec.bias": torch.ones(4)}, path, may_lack=("enc_q.",))

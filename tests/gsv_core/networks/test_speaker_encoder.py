@@ -33,6 +33,22 @@ def test_filter_banks_have_a_hundred_frames_per_second_and_follow_the_pitch():
     assert 5 < low < high < 70
 
 
+@pytest.mark.parametrize("bands", [23, 80])
+def test_filter_banks_are_those_of_torchaudio(bands):
+    kaldi = pytest.importorskip("torchaudio.compliance.kaldi", exc_type=(ImportError, RuntimeError))
+    draw = torch.Generator().manual_seed(0)
+    waves = torch.stack([0.1 * torch.randn(8_765, generator=draw), 0.5 + 0.4 * torch.sin(0.07 * torch.arange(8_765))])
+    expected = [
+        kaldi.fbank(wave[None], num_mel_bins=bands, sample_frequency=16_000, dither=0, snip_edges=True)
+        for wave in waves
+    ]
+    torch.testing.assert_close(kaldi_fbank(waves, bands), torch.stack(expected), atol=5e-4, rtol=0)
+
+
+def test_silence_has_the_least_energy_there_is():
+    assert torch.equal(kaldi_fbank(torch.zeros(1, 800)), torch.full((1, 3, 80), 2**-23).log())
+
+
 def test_every_weight_gets_a_gradient(network):
     network.train()
     fbank = torch.randn(2, 32, 80, generator=torch.Generator().manual_seed(0))

@@ -60,6 +60,26 @@ def test_padding_counts_only_when_asked_for(network, batch):
     assert counted.loss_sum > network(**batch).loss_sum
 
 
+def test_attention_drops_weights_only_when_asked_to(batch):
+    torch.manual_seed(0)
+    still = TextToSemantic(replace(CONFIG, dropout=0.0)).train()
+    for layer in still.h.blocks():
+        layer.self_attn.dropout = 0.5
+    assert torch.equal(still(**batch).loss_sum, still(**batch).loss_sum)
+    assert not torch.equal(still(**batch).loss_sum, still(**batch, attention_dropout=True).loss_sum)
+
+
+def test_leaving_padding_out_of_the_work_changes_no_gradient(batch):
+    torch.manual_seed(0)
+    together, alone = (TextToSemantic(replace(CONFIG, dropout=0.0)).train() for _ in range(2))
+    alone.load_state_dict(together.state_dict())
+    together(**batch).loss_sum.backward()
+    for row in range(2):
+        alone(**_alone(batch, row)).loss_sum.backward()
+    for (name, one), other in zip(together.named_parameters(), alone.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, atol=1e-5, rtol=1e-4, msg=name)
+
+
 def test_targets_are_the_tokens_and_the_end_mark(network, batch):
     forward = network(**batch)
     assert forward.targets[0].tolist() == [*batch["tokens"][0, :8].tolist(), *[32] * 5]
@@ -135,6 +155,20 @@ def test_a_step_is_the_same_in_every_layout_of_the_weights(copies):
     decoded = torch.stack([network.step(token.expand(copies), cache) for token in fed])
     whole = network(phonemes[:1], torch.tensor([7]), fed[None], torch.tensor([3])).logits[0, 1:].detach()
     torch.testing.assert_close(decoded, whole.unsqueeze(1).expand(-1, copies, -1), atol=1e-5, rtol=1e-5)
+
+
+def test_columns_reserved_ahead_are_not_seen(network, batch):
+    # A captured step looks at all of them, always.
+    single, fed = _alone(batch, 1), torch.tensor([5])
+    prompt = single["tokens"][:, :3]
+    _, narrow = network.prefill(single["phoneme_ids"], single["text_vectors"], prompt)
+    _, wide = network.prefill(single["phoneme_ids"], single["text_vectors"], prompt, room=300)
+    assert narrow.window()[0].shape[3] < wide.capacity
+    for _ in range(3):
+        with torch.no_grad():
+            seen_all = network.decode(fed, wide.column, wide.positions, wide.bias, wide.past, wide.weights)
+        torch.testing.assert_close(seen_all, network.step(fed, narrow), atol=1e-5, rtol=1e-5)
+    assert int(wide.column) == int(narrow.column) == narrow.length
 
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])

@@ -9,6 +9,7 @@ from gsv_core.checkpoints.base import load_published
 from gsv_core.checkpoints.releases import Release
 from gsv_core.checkpoints.weights import save_weights
 from gsv_core.networks.layers import fold_weight_norm
+from gsv_core.synthesis import synthesiser as synthesiser_module
 from gsv_core.synthesis.sampling import Sampling
 from gsv_core.synthesis.synthesiser import PAUSE_S, Prompt, Synthesiser
 from gsv_core.text.front_end import UnspeakableText
@@ -71,6 +72,15 @@ def test_sentences_are_joined_by_a_pause(base, prompt):
     pause = round(PAUSE_S * 32_000)
     assert len(speech.wave) == first + pause + second
     assert not speech.wave[first : first + pause].any()
+
+
+def test_sentences_decoded_together_are_those_decoded_alone(base, prompt, monkeypatch):
+    text = "Good morning. How are you today? It is raining. Goodbye."
+    together = Synthesiser(base, sampling=SHORT).speak(text, "en", prompt)
+    monkeypatch.setattr(synthesiser_module, "SENTENCES_AT_ONCE", 1)
+    alone = Synthesiser(base, sampling=SHORT).speak(text, "en", prompt)
+    assert len(together.tokens) == 4
+    assert together.tokens == alone.tokens
 
 
 @pytest.mark.parametrize("text", ["", "...", "🙂"])

@@ -90,9 +90,9 @@ def test_languages_are_measured_apart_the_most_spoken_first():
 def test_ten_thousand_utterances_are_measured_in_two_seconds():
     many = spans("我们今天去公园散步，天气很好，大家都很高兴，晚上再一起吃饭。", "zh") * 10_000
     measure(many[:1])
-    began = time.perf_counter()
+    began = time.process_time()
     measure(many)
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 2
 
 
 _UNITS = [("en", "phonemes", name) for name in "abcdefgh"]
@@ -174,7 +174,7 @@ def test_a_hundred_thousand_sentences_are_searched_in_seconds():
         Sentence(text=str(number), units=frozenset(generator.sample(names, 10)), cost=generator.randint(20, 80))
         for number in range(100_000)
     ]
-    began = time.perf_counter()
+    began = time.process_time()
     proposal = propose_sentences(missing, sentences, most=100)
-    assert time.perf_counter() - began < 5
+    assert time.process_time() - began < 5
     assert len(proposal.sentences) == 100

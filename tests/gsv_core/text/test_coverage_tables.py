@@ -4,7 +4,6 @@ import pytest
 
 from gsv_core.text.coverage import frequencies
 from gsv_core.text.coverage_tables import table_of
-from gsv_core.text.lexicon import morae
 
 
 def distance(one: dict[str, int], other: dict[str, int]) -> float:
@@ -28,10 +27,3 @@ def test_prose_gives_nine_tenths_of_the_stored_table(language):
     again, stored = table_of(language, 500), frequencies(language)
     assert distance(again["phonemes"], stored["phonemes"]) < 0.02
     assert distance(again["pairs"], stored["pairs"]) < 0.05
-
-
-def test_kana_of_a_dictionary_becomes_morae():
-    assert morae("キョー") == [("ky", "o"), ("o",)]
-    assert morae("ファッション") == [("f", "a"), ("cl",), ("sh", "o"), ("N",)]
-    with pytest.raises(ValueError, match="cannot be said"):
-        morae("ッャ")

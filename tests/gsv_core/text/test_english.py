@@ -41,6 +41,9 @@ def test_years_and_ordinals():
         ("20$ or 15£", "twenty dollars or fifteen pounds"),
         ("3.14159.", "three point one four one five nine."),
         ("2/3 cup", "two thirds cup"),
+        ("$1.2.3", "one point two point three"),
+        ("No.5 and .5", "No. five and zero point five"),
+        ("1. mix 2. Bake", "first, mix two. Bake"),
         ("6/1", "six"),
         ("1/120 s", "one one hundred and twentieth s"),
         ("120s long", "one hundred twenty seconds long"),
@@ -84,6 +87,9 @@ def test_in_words(text, words):
         ("at 4:05 or 13:30", "at four oh five or one thirty P M"),
         ("at 12:00 sharp", "at twelve o'clock sharp"),
         ("at 0:15 or 19:00", "at twelve fifteen A M or seven P M"),
+        # upstream: "forty-two", "twenty ten seconds"
+        ("code 0042", "code zero zero four two"),
+        ("the 2010s", "the twenty tens"),
         # upstream: "Btwelve", "Cthree P O"
         ("C3PO", "C three P O"),
         # upstream spells them, taking every capital for a word

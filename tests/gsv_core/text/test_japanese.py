@@ -43,6 +43,8 @@ def test_pitch_rises_and_falls():
         ("（かっこ）【見出し】", "k a cl k o m i d a sh i"),
         # upstream: the padding symbol where Open JTalk knows no word
         ("中国語で你好と", "ch u u g o k u g o d e , t o"),
+        # upstream makes the sign a dash that nobody hears
+        ("気温は-3度", "k i o N w a m a i n a s u s a N d o"),
         # upstream cuts the number at its comma
         ("2,980円", "n i s e N ky u u hy a k u h a ch i j u u e N"),
     ],

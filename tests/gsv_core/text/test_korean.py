@@ -32,6 +32,9 @@ def test_spoken_jamo(text, expected):
     [
         # upstream reads the point as a full stop
         ("3.5", "ㅅㅏㅁㅈㅓㅁㅗ."),
+        # upstream makes the sign a dash that nobody hears
+        ("-3도", "ㅇㅣㅓㅇㅎㅏ空ㅅㅏㅁㄷㅗ."),
+        ("합은 -3", "ㅎㅏㅂㅡㄴ空ㅁㅏㅇㅣㄴㅓㅅㅡ空ㅅㅏㅁ."),
         # brackets are symbols of pitch in the inventory and must not pass through
         ("[나]", "停ㄴㅏ停"),
     ],

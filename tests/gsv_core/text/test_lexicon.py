@@ -159,19 +159,6 @@ def test_the_longest_word_wins():
     assert said("重庆市重", "zh", *lines) == "ch ong1 q ing1 sh ir1 zh ong4"
 
 
-def test_every_pinyin_syllable_is_spelled_as_the_reader_spells_it():
-    from gsv_core.text.mandarin import read
-
-    for character, pinyin in {
-        "儿": "er2", "月": "yue4", "元": "yuan2", "女": "nü3", "略": "lve4", "句": "ju4", "穷": "qiong2", "字": "zi4",
-        "是": "shi4", "日": "ri4", "五": "wu3", "欧": "ou1", "阿": "a1", "饿": "e4", "有": "you3", "烟": "yan1",
-        "夜": "ye4", "翁": "weng1", "水": "shui3", "九": "jiu3", "云": "yun2", "绿": "lu:4", "一": "yi1",
-    }.items():  # fmt: skip
-        assert Entry(word=character, pronunciation=pinyin, language="zh").reading(character).phonemes == (
-            read(character).phonemes
-        ), character
-
-
 def test_cantonese_has_its_own_notation():
     assert said("重慶好。", "yue", "重慶\tzung6 hing3\tyue").startswith("Yz Yung6 Yh Ying3 ")
     assert lexicon("重慶\tzung6 hing3", language="yue").entries[0].language == "yue"
@@ -204,6 +191,10 @@ def test_japanese_kana_is_read_in_its_sentence_and_an_accent_is_kept():
     assert said("重慶に行く。", "ja", "重慶\tジュウケイ\tja") == said("ジュウケイに行く。", "ja")
     assert said("橋だ。", "ja", "橋\tハシ 1\tja").startswith("h a ] sh i ")
     assert said("橋だ。", "ja", "橋\tハシ 2\tja").startswith("h a [ sh i ")
+    # Where the last mora has the accent the particle is low, as Open JTalk has it by itself.
+    assert said("橋が。", "ja", "橋\tハシ 2\tja") == said("橋が。", "ja") == "h a [ sh i ] g a ."
+    assert said("橋、が。", "ja", "橋\tハシ 2\tja").startswith("h a [ sh i , ")
+    assert said("橋大工。", "ja", "橋\tハシ 0\tja").startswith("h a [ sh i UNK d a ")
     assert said("橘さん。", "ja", "橘\tt a [ ch i b a n a\tja").startswith("t a [ ch i b a n a s a ")
     assert said("今日、橋", "ja", "橋\tキャッチャー 1\tja").endswith(", ky a ] cl ch a a")
 
@@ -239,6 +230,6 @@ def test_a_large_lexicon_and_a_long_text_take_linear_time():
 
     text = "".join(letters) * 3 + "Zed " * 5000
     words.find((Span("zh", text),), "zh")
-    began = time.perf_counter()
+    began = time.process_time()
     words.find((Span("zh", text),), "zh")
-    assert time.perf_counter() - began < 1.0
+    assert time.process_time() - began < 1.0

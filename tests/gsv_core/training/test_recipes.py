@@ -67,10 +67,27 @@ def test_upstreams_recipe_has_its_epochs_rates_and_saves():
     assert [semantic.learning_rate * rate_share(step, semantic) for step in (0, 1, 99)] == [0.01, 0.002, 0.002]
     rates = [wave.learning_rate * rate_share(step, wave) for step in (0, 24, 25)]
     assert rates == pytest.approx([1e-4 * 0.999875, 1e-4 * 0.999875, 1e-4 * 0.999875**2])
-    assert choose_recipe(60, Release.V4, name="upstream").wave.steps == 2 * 25
+    flow = choose_recipe(3600, Release.V4, name="upstream").wave
+    assert (flow.steps, flow.trains) == (2 * 180, Trains.LOW_RANK)
     assert json.loads(json.dumps(recipe.record())) == recipe.record()
 
 
 def test_an_unknown_recipe_is_refused():
     with pytest.raises(ValueError, match="upstream"):
         choose_recipe(60, Release.V2, name="theirs")
+
+
+@pytest.mark.parametrize("release", [Release.V3, Release.V4])
+@pytest.mark.parametrize(
+    ("seconds", "wave"),
+    [
+        (20, Trains.PROJECTIONS),
+        (60, Trains.LOW_RANK),
+        (600, Trains.LOW_RANK),
+        (3600, Trains.EVERYTHING),
+    ],
+)
+def test_flow_matching_is_adapted_until_there_is_half_an_hour(release: Release, seconds: float, wave: Trains) -> None:
+    recipe = choose_recipe(seconds, release)
+    assert recipe.wave.trains == wave
+    assert ("LoRA" in recipe.note) == (wave == Trains.LOW_RANK)

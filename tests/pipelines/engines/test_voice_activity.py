@@ -35,15 +35,13 @@ def test_finds_the_clips_that_were_laid_into_a_recording(silero, speech):
     assert found[~spoken].mean() < 0.15
 
 
-def test_spans_are_ordered_disjoint_bounded_and_repeatable(silero, speech):
+def test_spans_are_ordered_disjoint_and_repeatable(silero, speech):
     wave, rate_hz = speech
     spans = silero.speech(wave, rate_hz)
     assert len(spans) > 5
     assert all(left.end_sample <= right.start_sample for left, right in pairwise(spans))
     assert spans[0].start_sample >= 0
     assert spans[-1].end_sample <= len(wave)
-    longest = SileroVoiceActivity(VoiceActivityConfig(shortest_silence_s=5.0, longest_s=4.0)).speech(wave, rate_hz)
-    assert max(span.num_samples for span in longest) <= 4.0 * rate_hz
     assert silero.speech(wave, rate_hz) == spans
 
 
@@ -67,7 +65,7 @@ def test_probabilities_equal_faster_whisper_s_own(silero, speech):
     assert np.allclose(silero.probabilities(audio, 16_000)[:-1], theirs, atol=1e-6)
 
 
-@pytest.mark.parametrize("wrong", [{"on": 0.3, "off": 0.5}, {"longest_s": 0.1}, {"padding_s": -0.1}])
+@pytest.mark.parametrize("wrong", [{"on": 0.3, "off": 0.5}, {"padding_s": -0.1}])
 def test_wrong_configs_are_named(wrong):
     with pytest.raises(ValueError, match="voice activity"):
         VoiceActivityConfig(**wrong)
