@@ -10,10 +10,14 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from jobs.command import FAILED, WRONG_USE, Command, add_common
-from jobs.commands import corpus, files, onboarding, pages, speech
+from jobs.commands import bench, corpus, files, onboarding, pages, speech
 from jobs.terminal import complain
 
-VERBS: Mapping[str, Command] = onboarding.COMMANDS | speech.COMMANDS | pages.COMMANDS | corpus.COMMANDS | files.COMMANDS
+VERBS: Mapping[str, Command] = {
+    verb: command
+    for group in (onboarding, speech, pages, corpus, files, bench)
+    for verb, command in group.COMMANDS.items()
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
