@@ -6,12 +6,17 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import quote
 
 from gsv_core.text.coverage import Coverage, Proposal, Sentence, propose_sentences
 from gsv_core.text.front_end import phonemise
+from pipelines.report.closeup import look_closely
+from pipelines.report.history import remember
 from pipelines.report.numbers import collect, collect_coverage
 from pipelines.report.page import write_report
+from pipelines.report.voice_page import write_voice_page
 from pipelines.sources import read_lexicon
+from pipelines.storage import open_storage
 
 _LARGEST_FILE_BYTES = 64 << 20
 _LONGEST_SENTENCE = 500
@@ -33,8 +38,19 @@ class VoiceCoverage:
 
 
 def report(corpus: Path, out: Path | None = None) -> Path:
-    """Write the page about `corpus` and return its place. Raises ValueError where there is no corpus."""
-    return write_report(collect(corpus), out or corpus / "report" / "index.html")
+    """Write the page about `corpus`, and one about each voice in `voices/` beside it; the place of the first.
+
+    Raises ValueError where there is no corpus.
+    """
+    numbers = collect(corpus)
+    place = out or corpus / "report" / "index.html"
+    storage = open_storage(corpus)
+    pages = {}
+    for voice in numbers.voices:
+        if voice.recordings:
+            pages[voice.voice] = f"voices/{quote(voice.voice)}.html"
+            write_voice_page(voice, look_closely(corpus, voice.voice), place.parent / "voices" / f"{voice.voice}.html")
+    return write_report(numbers, place, pages=pages, changes=remember(numbers, storage))
 
 
 def report_runs(corpus: Path, runs: Mapping[str, Path]) -> None:

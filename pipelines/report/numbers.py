@@ -4,24 +4,20 @@ Nothing is computed here that decides anything; a number that no file holds is N
 names count: older ones wait for `gsv gc`.
 """
 
-import io
 import json
 import math
-import tarfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from gsv_core.text.coverage import Coverage
 from pipelines.report.coverage import voice_coverage
 from pipelines.report.listening import AudioSample, within_budget
+from pipelines.report.tables import clip_audio, committed_units, current_units, read_json, read_rows
 from pipelines.rows import RATE_HZ
 from pipelines.storage import Storage, open_storage
-from pipelines.units import Committed
 
 STATES = ("registered", "trained", "too_little_data", "failed", "prepared")
 _OUTCOMES = "report/outcomes.json"
@@ -202,11 +198,11 @@ def collect(corpus: Path | str, outcomes: Mapping[str, Outcome] | None = None) -
     """
     storage = open_storage(corpus)
     known = {**read_outcomes(storage), **(outcomes or {})}
-    about = _read_json(storage, "corpus.json")
+    about = read_json(storage, "corpus.json")
     names = storage.names("voices")
     if not about and not names:
         raise ValueError(f"{corpus}: no corpus here; `gsv prepare` or `gsv onboard` makes one")
-    units = set(about["units"]) if "units" in about else None
+    units = current_units(storage)
     voices = sorted({name for name in names if _is_current(storage, name, units)} | known.keys())
     engines = {role: str(name) for role, name in (about.get("engines") or {}).items() if name and role in _ROLES}
     rows: list[VoiceNumbers] = []
@@ -236,19 +232,19 @@ def collect_coverage(corpus: Path | str, voice: str) -> tuple[Coverage, ...]:
         ValueError: there is no corpus in this place, or no such voice in it.
     """
     storage = open_storage(corpus)
-    about, voices = _read_json(storage, "corpus.json"), storage.names("voices")
+    about, voices = read_json(storage, "corpus.json"), storage.names("voices")
     if not about and not voices:
         raise ValueError(f"{corpus}: no corpus here; `gsv prepare` or `gsv onboard` makes one")
     if voice not in voices:
         raise ValueError(f"{corpus}: no voice {voice!r} in it; there are {', '.join(sorted(voices)) or 'none'}")
     place = f"voices/{voice}"
-    committed = _committed(storage, place, set(about["units"]) if "units" in about else None)
+    committed = committed_units(storage, place, current_units(storage))
     clips = {
-        row["clip_id"] for done in committed for row in _table(storage, f"{place}/manifest/{done.unit_id}.parquet")
+        row["clip_id"] for done in committed for row in read_rows(storage, f"{place}/manifest/{done.unit_id}.parquet")
     }
     outcome = read_outcomes(storage).get(voice)
     run_id = outcome.run_id if outcome and outcome.run_id else _finished_run(storage, place)
-    run = _read_json(storage, f"{place}/runs/{run_id}/run.json") if run_id else {}
+    run = read_json(storage, f"{place}/runs/{run_id}/run.json") if run_id else {}
     selection = _selection(storage, place, run.get("selection_digest"), clips)
     chosen = {row["clip_id"] for row in selection if row["keep"]} or None
     return voice_coverage(storage, place, [done.unit_id for done in committed], chosen)
@@ -256,7 +252,7 @@ def collect_coverage(corpus: Path | str, voice: str) -> tuple[Coverage, ...]:
 
 def _is_current(storage: Storage, voice: str, units: set[str] | None) -> bool:
     """Whether a voice has a unit that still counts, or files that could not even be read."""
-    return bool(_committed(storage, f"voices/{voice}", units)) or storage.exists(f"voices/{voice}/{_UNREAD}")
+    return bool(committed_units(storage, f"voices/{voice}", units)) or storage.exists(f"voices/{voice}/{_UNREAD}")
 
 
 def _voice(
@@ -268,14 +264,14 @@ def _voice(
     budget: int,
 ) -> VoiceNumbers:
     place = f"voices/{voice}"
-    committed = _committed(storage, place, units)
-    manifest = [row for done in committed for row in _table(storage, f"{place}/manifest/{done.unit_id}.parquet")]
-    rejected = [row for done in committed for row in _table(storage, f"{place}/rejected/{done.unit_id}.parquet")]
-    rejected += _table(storage, f"{place}/{_UNREAD}")
-    card = _read_json(storage, f"{place}/voice.json")
+    committed = committed_units(storage, place, units)
+    manifest = [row for done in committed for row in read_rows(storage, f"{place}/manifest/{done.unit_id}.parquet")]
+    rejected = [row for done in committed for row in read_rows(storage, f"{place}/rejected/{done.unit_id}.parquet")]
+    rejected += read_rows(storage, f"{place}/{_UNREAD}")
+    card = read_json(storage, f"{place}/voice.json")
     accounts = [account for done in committed for account in done.accounts]
     run_id = outcome.run_id if outcome and outcome.run_id else _finished_run(storage, place)
-    run = _read_json(storage, f"{place}/runs/{run_id}/run.json") if run_id else {}
+    run = read_json(storage, f"{place}/runs/{run_id}/run.json") if run_id else {}
     trained = _trained(storage, f"{place}/runs/{run_id}", run) if run else None
     selection = _selection(storage, place, run.get("selection_digest"), {row["clip_id"] for row in manifest})
     state = outcome.state if outcome else ("trained" if trained else "prepared")
@@ -313,27 +309,11 @@ def _voice(
     )
 
 
-def _committed(storage: Storage, place: str, units: set[str] | None) -> list[Committed]:
-    """The voice's finished units; only those in `units`, if that is known."""
-    names = [name.removesuffix(".done") for name in storage.names(f"{place}/units") if name.endswith(".done")]
-    chosen = [name for name in names if units is None or name in units]
-    return [Committed.from_json(storage.read(f"{place}/units/{name}.done")) for name in chosen]
-
-
-def _table(storage: Storage, path: str) -> list[dict[str, Any]]:
-    """The rows of a Parquet file, without the wide columns; none if a unit wrote no such file."""
-    if not storage.exists(path):
-        return []
-    file = pq.ParquetFile(io.BytesIO(storage.read(path)))
-    wide = {"words", "phonemes", "phoneme_ids", "phonemes_per_character", "speaker"}
-    return file.read(columns=[name for name in file.schema_arrow.names if name not in wide]).to_pylist()
-
-
 def _selection(storage: Storage, place: str, digest: str | None, clips: set[str]) -> list[dict[str, Any]]:
     """The selection a run names; without a run, the one that knows most of the present clips."""
     if digest is not None:
-        return _table(storage, f"{place}/selection/{digest}.parquet")
-    tables = [_table(storage, f"{place}/selection/{name}") for name in storage.names(f"{place}/selection")]
+        return read_rows(storage, f"{place}/selection/{digest}.parquet")
+    tables = [read_rows(storage, f"{place}/selection/{name}") for name in storage.names(f"{place}/selection")]
     return max(tables, key=lambda table: sum(row["clip_id"] in clips for row in table), default=[])
 
 
@@ -342,13 +322,13 @@ def _finished_run(storage: Storage, place: str) -> str | None:
     runs = [run for run in storage.names(f"{place}/runs") if storage.exists(f"{place}/runs/{run}/done.json")]
 
     def seconds(run: str) -> float:
-        return _read_json(storage, f"{place}/runs/{run}/run.json").get("seconds_train") or 0.0
+        return read_json(storage, f"{place}/runs/{run}/run.json").get("seconds_train") or 0.0
 
     return max(runs, key=seconds, default=None)
 
 
 def _trained(storage: Storage, place: str, run: Mapping[str, Any]) -> TrainedNumbers:
-    scores = _read_json(storage, f"{place}/scores.json")
+    scores = read_json(storage, f"{place}/scores.json")
     chosen = scores.get("best") or {}
     pairs = []
     sentences: tuple[SpokenSentence, ...] = ()
@@ -377,7 +357,7 @@ def _trained(storage: Storage, place: str, run: Mapping[str, Any]) -> TrainedNum
         utterances_train=run.get("utterances_train"),
         utterances_held_out=run.get("utterances_held_out"),
         recipe=run.get("recipe") or {},
-        cost=_read_json(storage, f"{place}/cost.json"),
+        cost=read_json(storage, f"{place}/cost.json"),
         curves=_curves(storage, f"{place}/curves.jsonl"),
         pairs=tuple(pairs),
         compared=compared,
@@ -470,7 +450,7 @@ def _listen(
     samples = []
     run = f"{place}/runs/{run_id}"
     if run_id and storage.exists(f"{run}/prompt.flac"):
-        prompt = _read_json(storage, f"{run}/prompt.json")
+        prompt = read_json(storage, f"{run}/prompt.json")
         samples.append(
             AudioSample(
                 title="Prompt",
@@ -479,8 +459,8 @@ def _listen(
                 data=storage.read(f"{run}/prompt.flac"),
             )
         )
-    spoken = _best_utterances(_read_json(storage, f"{run}/scores.json") if run_id else {})[:2]
-    recorded = _clip_audio(
+    spoken = _best_utterances(read_json(storage, f"{run}/scores.json") if run_id else {})[:2]
+    recorded = clip_audio(
         storage, place, [by_clip[entry["clip_id"]] for entry in spoken if entry["clip_id"] in by_clip]
     )
     for entry in spoken:
@@ -494,7 +474,7 @@ def _listen(
     if not samples:
         chosen = {row["clip_id"] for row in selection if row["keep"]} or set(by_clip)
         rows = [row for row in manifest if row["clip_id"] in chosen][:3]
-        kept = _clip_audio(storage, place, rows)
+        kept = clip_audio(storage, place, rows)
         for row in rows:
             if row["clip_id"] in kept:
                 text, language = row["text"], row["language"] or ""
@@ -509,24 +489,6 @@ def _best_utterances(scores: Mapping[str, Any]) -> list[Mapping[str, Any]]:
         if (pair["semantic"], pair["wave"]) == (chosen.get("semantic"), chosen.get("wave")):
             return list(pair.get("utterances") or ())
     return []
-
-
-def _clip_audio(storage: Storage, place: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:
-    """The FLAC of some clips, by clip id, each shard read once; clips whose shard is gone are left out."""
-    by_shard: dict[str, set[str]] = defaultdict(set)
-    for row in rows:
-        by_shard[PurePath(row["shard"]).name].add(row["clip_id"])
-    found = {}
-    for shard, clips in by_shard.items():
-        if not storage.exists(f"{place}/shards/{shard}"):
-            continue
-        with tarfile.open(fileobj=io.BytesIO(storage.read(f"{place}/shards/{shard}"))) as tar:
-            for member in tar:
-                clip_id, _, suffix = member.name.partition(".")
-                file = tar.extractfile(member) if clip_id in clips and suffix == "flac" else None
-                if file is not None:
-                    found[clip_id] = file.read()
-    return found
 
 
 def _seconds(rows: Iterator[Mapping[str, Any]]) -> float:
@@ -554,9 +516,5 @@ def _facts(about: Mapping[str, Any]) -> dict[str, str]:
     return facts
 
 
-def _read_json(storage: Storage, path: str) -> dict[str, Any]:
-    return json.loads(storage.read(path)) if storage.exists(path) else {}
-
-
 def read_outcomes(storage: Storage) -> dict[str, Outcome]:
-    return {voice: Outcome(**record) for voice, record in _read_json(storage, _OUTCOMES).items()}
+    return {voice: Outcome(**record) for voice, record in read_json(storage, _OUTCOMES).items()}

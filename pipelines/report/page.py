@@ -17,24 +17,40 @@ from markupsafe import Markup
 from gsv_core.text.coverage import RARE, Coverage
 from pipelines.report import wording
 from pipelines.report.charts import Line, histogram, line_chart, stacked_bar
+from pipelines.report.history import Change
 from pipelines.report.listening import AudioSample
 from pipelines.report.numbers import CorpusNumbers, Curve, PairScores, TrainedNumbers, VoiceNumbers
 
 _FOLDER = Path(__file__).parent
 
 
-def write_report(corpus: CorpusNumbers, out: Path) -> Path:
-    """Write the page to `out`, all or nothing, and give `out` back."""
+def write_report(
+    corpus: CorpusNumbers, out: Path, *, pages: Mapping[str, str] | None = None, changes: Sequence[Change] = ()
+) -> Path:
+    """Write the page to `out`, all or nothing, and give `out` back. `pages`: voice → address of a page of its own."""
+    return put(page(corpus, pages=pages, changes=changes), out)
+
+
+def put(text: str, out: Path) -> Path:
+    """Write a page to `out`, all or nothing, and give `out` back."""
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f".{out.name}.partial")
     # A file name that is not UTF-8 arrives with lone surrogates, which no page can hold.
-    temporary.write_bytes(page(corpus).encode("utf-8", "replace"))
+    temporary.write_bytes(text.encode("utf-8", "replace"))
     temporary.replace(out)
     return out
 
 
-def page(corpus: CorpusNumbers) -> str:
+def page(corpus: CorpusNumbers, *, pages: Mapping[str, str] | None = None, changes: Sequence[Change] = ()) -> str:
     """The whole page as text."""
+    environment = environment_of()
+    anchors = {voice.voice: f"voice-{index}" for index, voice in enumerate(corpus.voices, start=1)}
+    template = environment.get_template("page.html")
+    return template.render(corpus=corpus, anchors=anchors, pages=pages or {}, changes=[*map(_change, changes)])
+
+
+def environment_of() -> jinja2.Environment:
+    """What both kinds of pages are made with."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_FOLDER),
         autoescape=True,
@@ -51,6 +67,7 @@ def page(corpus: CorpusNumbers) -> str:
         public=_without_secrets,
     )
     environment.globals.update(
+        css=Markup((_FOLDER / "page.css").read_text(encoding="utf-8")),
         count=wording.count,
         share=wording.share,
         measures=wording.MEASURES,
@@ -62,16 +79,37 @@ def page(corpus: CorpusNumbers) -> str:
         covered=_covered,
         rare=RARE,
         split_bar=_split_bar,
-        histograms=_histograms,
+        histograms=histograms,
         first_charts=_first_charts,
         further_charts=_further_charts,
         shown_measures=_shown_measures,
         headline=_headline,
-        anchors={voice.voice: f"voice-{index}" for index, voice in enumerate(corpus.voices, start=1)},
     )
-    template = environment.get_template("page.html")
-    css = Markup((_FOLDER / "page.css").read_text(encoding="utf-8"))
-    return template.render(corpus=corpus, css=css)
+    return environment
+
+
+def _change(change: Change) -> dict[str, Any]:
+    """What became of a voice, as cells: (text, whether it is better, worse or neither)."""
+    before, now = change.before, change.now
+    if before is None or now is None:
+        return {"voice": change.voice, "cells": [("new" if before is None else "gone", "")]}
+    cells = []
+    kept = now.seconds_kept - before.seconds_kept
+    if kept:
+        sign = "+" if kept > 0 else "\N{MINUS SIGN}"
+        cells.append((f"{sign}{wording.duration(abs(kept))} kept", "better" if kept > 0 else "worse"))
+    for measure in wording.HEADLINE_MEASURES:
+        old, new = getattr(before, measure.key), getattr(now, measure.key)
+        if old is not None and new is not None and measure.show(old) != measure.show(new):
+            rises = new > old
+            better = rises == (measure.better == "higher is better")
+            said = f"{measure.name} {measure.show(old)} \N{RIGHTWARDS ARROW} {measure.show(new)}"
+            cells.append((said, "better" if better else "worse"))
+    if before.model_version != now.model_version and now.model_version:
+        cells.append((f"version {now.model_version}", ""))
+    if before.state != now.state:
+        cells.append((f"{wording.STATES[before.state][0]} \N{RIGHTWARDS ARROW} {wording.STATES[now.state][0]}", ""))
+    return {"voice": change.voice, "cells": cells or [("other numbers, as before to people", "")]}
 
 
 def _headline(corpus: CorpusNumbers) -> str:
@@ -106,7 +144,7 @@ def _split_bar(item: Any, title: str) -> Markup:
     return stacked_bar(parts, title=title)
 
 
-def _histograms(voice: VoiceNumbers) -> list[dict[str, Any]]:
+def histograms(voice: VoiceNumbers) -> list[dict[str, Any]]:
     result = []
     for distribution in voice.distributions:
         name, unit = wording.DISTRIBUTIONS[distribution.key]
