@@ -26,6 +26,7 @@ _TEXTS = {
     "yue": "圖書館喺火車站隔籬，好靜㗎。我尋日同朋友溫咗三個鐘頭書，聽日仲會再去。你去唔去呀？",
     "auto": "他昨天在Apple Store买了一台新电脑，花了8000元。今日はいい天気ですね。See you tomorrow! 내일 만나요. ",
 }
+LANGUAGES = tuple(_TEXTS)
 _IMPORT = "import time; start = time.perf_counter(); import gsv_core.text.front_end; print(time.perf_counter() - start)"
 
 
@@ -80,7 +81,7 @@ def _speed(language: str, characters: int) -> TextSpeed:
     )
 
 
-def measure_text(languages: tuple[str, ...] = tuple(_TEXTS), characters: int = 10_000) -> TextBench:
+def measure_text(languages: tuple[str, ...] = LANGUAGES, characters: int = 10_000) -> TextBench:
     """Import time and, after a first sentence has loaded it, the speed of each language over `characters` characters.
 
     Raises:

@@ -100,6 +100,8 @@ class JobConfig:
     """Assumed for voices that do not state one."""
     lexicon: str | None = None
     """A `lexicon.tsv` for all voices; one in the recordings' folder or in a voice's counts before it."""
+    corrections: str | None = None
+    """A `corrections.tsv` for all voices; one in the recordings' folder or in a voice's counts before it."""
     flow: FlowConfig = field(default_factory=FlowConfig)
     selection: SelectionPolicy = field(default_factory=SelectionPolicy)
     training: TrainingConfig = field(default_factory=TrainingConfig)

@@ -23,6 +23,7 @@ import ray
 import yaml
 from ray.util import ActorPool
 
+from gsv_core.audio.resample import resample
 from gsv_core.audio.wav import wav_bytes
 from gsv_core.checkpoints.base import load_base
 from gsv_core.checkpoints.releases import Release
@@ -31,6 +32,7 @@ from gsv_core.metrics.recognition import character_error_rate, word_error_rate
 from gsv_core.metrics.signal import mel_cepstral_distance
 from gsv_core.metrics.speaker import cosine
 from gsv_core.synthesis.synthesiser import Prompt, Synthesiser
+from gsv_core.text.mandarin_polyphones import load_polyphones
 from jobs.cluster import Cluster
 from jobs.config import JobConfig
 from jobs.progress import Progress
@@ -103,6 +105,7 @@ class Models:
     verifier: Any
     quality: Any
     base: Any
+    polyphones: Any = None
     names: dict[str, str] = field(default_factory=dict)
 
 
@@ -127,7 +130,7 @@ def evaluate_runs(
     pair_tasks.sort(key=lambda pair: -len(pair.sentences))
     engines, release, folder = config.flow.engines, config.flow.release, config.flow.base_folder
     workers = [
-        _Evaluator.remote(engines, release, folder)  # type: ignore[attr-defined]
+        _Evaluator.remote(engines, release, folder, config.flow.polyphones)  # type: ignore[attr-defined]
         for _ in range(min(cluster.workers, len(pair_tasks)))
     ]
     results: list[PairResult] = []
@@ -237,7 +240,7 @@ class _Evaluator:
     """One worker with its engines; speaks and measures whole pairs. A pair done twice gives the same, so a worker that
     is lost is started again."""
 
-    def __init__(self, engines: EngineConfig, release: Release, folder: str | None) -> None:
+    def __init__(self, engines: EngineConfig, release: Release, folder: str | None, polyphones: str | None) -> None:
         import torch
 
         torch.set_num_threads(1)
@@ -248,6 +251,7 @@ class _Evaluator:
             verifier=verifier,
             quality=quality,
             base=load_base(release, Path(folder) if folder else None),
+            polyphones=load_polyphones(Path(polyphones)) if polyphones else None,
             names={
                 "recogniser": recogniser.name,
                 "speaker_verifier": verifier.name,
@@ -276,7 +280,12 @@ def score_pair(task: PairTask, models: Models) -> list[dict[str, Any]]:
     }
     synthesiser = prompt = None
     if task.kind != "ceiling":
-        synthesiser = Synthesiser(models.base, _weights_path(task, task.semantic), _weights_path(task, task.wave))
+        synthesiser = Synthesiser(
+            models.base,
+            _weights_path(task, task.semantic),
+            _weights_path(task, task.wave),
+            polyphones=models.polyphones,
+        )
         prompt = Prompt.load(Path(task.run_dir))
     lexicon = read_lexicon(Path(task.corpus) / "voices" / task.voice)
     scored = []
@@ -308,6 +317,7 @@ def measure(
     if models.recogniser.speaks(sentence.language):
         heard = models.recogniser.transcribe(wave, rate_hz, sentence.language).text
     against = recording if recording is not None and task.kind != "ceiling" else None
+    spoken = wave if against is None else resample(wave, rate_hz, against.rate_hz)  # v3 and v4 speak at other rates
     return {
         "clip_id": sentence.name,
         "text": sentence.text,
@@ -319,8 +329,8 @@ def measure(
         "word_error_rate": None if heard is None else word_error_rate(sentence.text, heard, sentence.language),
         "likeness": cosine(models.verifier.embed(wave, rate_hz), np.asarray(task.centroid, dtype=np.float32)),
         "quality": models.quality.predict(wave, rate_hz) if models.quality else None,
-        "mel_cepstral_distance": mel_cepstral_distance(against.wave, wave, rate_hz) if against else None,
-        "duration_ratio": len(wave) / len(against.wave) if against else None,
+        "mel_cepstral_distance": mel_cepstral_distance(against.wave, spoken, against.rate_hz) if against else None,
+        "duration_ratio": len(spoken) / len(against.wave) if against else None,
     }
 
 

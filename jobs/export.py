@@ -26,11 +26,10 @@ from gsv_core.checkpoints.upstream_writing import (
     write_upstream,
 )
 from gsv_core.checkpoints.weights import load_weights
-from gsv_core.networks.lora import FLOW_TARGETS, WRAPPED, upstream_names
+from gsv_core.networks.lora import FLOW_TARGETS, WRAPPED, fold_factors, upstream_names
 from jobs.run_folder import HALVES, RunFolder
 from jobs.tracking import Registry
 
-_FACTORS = (".lora_A", ".lora_B")
 _BATCH_SIZES = {"semantic": 8, "wave": 4}
 """Written into the settings where nothing says which was used; nothing reads them."""
 
@@ -139,7 +138,7 @@ def write_pair(voice: str, base: BaseModel, semantic: Trained, wave: Trained, ou
         f"{TEXT_TO_SEMANTIC_PREFIX}{name}": tensor
         for name, tensor in merged(base.text_to_semantic, semantic.tensors).items()
     }
-    ranks = {len(tensor) for name, tensor in wave.tensors.items() if name.endswith(_FACTORS[0])}
+    ranks = {len(tensor) for name, tensor in wave.tensors.items() if name.endswith(".lora_A")}
     if len(ranks) > 1:
         raise ValueError(f"voice {voice!r} has adapters of ranks {sorted(ranks)}; GPT-SoVITS takes one rank")
     rank = next(iter(ranks), None)
@@ -167,18 +166,12 @@ def merged(network: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tenso
         ValueError: a tensor does not fit.
     """
     state = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
-    for name, tensor in tensors.items():
-        if name.endswith(_FACTORS):
-            owner = _owner(name, state)
-            if name.endswith(_FACTORS[0]):
-                up = tensors[name.removesuffix(_FACTORS[0]) + _FACTORS[1]]
-                state[owner] = state[owner] + up @ tensor
-        elif name not in state or state[name].shape != tensor.shape:
+    changed = fold_factors(tensors, state)
+    for name, tensor in changed.items():
+        if name not in state or state[name].shape != tensor.shape:
             expected = tuple(state[name].shape) if name in state else "no such tensor"
             raise ValueError(f"weights do not fit the base: {name} is {tuple(tensor.shape)}, expected {expected}")
-        else:
-            state[name] = tensor
-    return state
+    return state | changed
 
 
 def adapted(network: nn.Module, tensors: Mapping[str, Tensor], rank: int) -> dict[str, Tensor]:
@@ -211,15 +204,6 @@ def adapted(network: nn.Module, tensors: Mapping[str, Tensor], rank: int) -> dic
             f"({len(elsewhere)} such tensors): train it with LoRA"
         )
     return upstream_names(kept | factors)
-
-
-def _owner(name: str, state: Mapping[str, Tensor]) -> str:
-    """The matrix that the factor `name` belongs to."""
-    stem = name.rpartition(".")[0]
-    owner = next((candidate for candidate in (f"{stem}.weight", stem) if candidate in state), None)
-    if owner is None:
-        raise ValueError(f"weights do not fit the base: {name} belongs to no matrix there")
-    return owner
 
 
 def _trained(path: Path, half: str, record: Mapping[str, Any]) -> Trained:

@@ -16,6 +16,7 @@ from jobs.fleet import FleetSettings, train_fleet
 from jobs.prepare import Prepared, PreparedVoice, left_out, open_prepared, prepare
 from jobs.progress import Progress
 from jobs.report import report, report_runs
+from jobs.select import left_out_by_selection, wanted_of
 from jobs.train import VoiceTask, is_trained, plan_run
 from jobs.workspace import Workspace
 from pipelines.report.numbers import Outcome, record_outcomes
@@ -154,7 +155,9 @@ def choose(
     corpus = LocalStorage(workspace.corpus)
     selections, tasks = {}, {}
     for name, voice in prepared.voices.items():
-        selection = selections[name] = select(name, voice.units, corpus, config.selection)
+        selection = selections[name] = select(
+            name, voice.units, corpus, config.selection, wanted_of(voice.card, corpus, config)
+        )
         if selection.enough(config.selection):
             tasks[name] = plan_run(voice, selection, prepared.base, prepared.corpus_digest, config, workspace)
     return selections, tasks
@@ -306,7 +309,8 @@ def summaries(
         voice, selection, task = prepared.voices[name], selections[name], tasks.get(name)
         version = registrar.registered(task) if task and name not in failures else None
         state, reason = _state(voice, selection, failures.get(name), version, config)
-        lost = left_out(voice, corpus)
+        lost = [(entry.reason, entry.count, entry.detail) for entry in left_out(voice, corpus)]
+        lost += left_out_by_selection(selection)
         lines.append(
             VoiceSummary(
                 voice=name,
@@ -314,11 +318,11 @@ def summaries(
                 reason=reason,
                 language=voice.card.language,
                 seconds_in=round(voice.seconds_in, 1),
-                seconds_kept=round(voice.seconds_kept, 1),
-                seconds_rejected=round(voice.seconds_rejected, 1),
+                seconds_kept=round(voice.seconds_kept - selection.seconds_left_out, 1),
+                seconds_rejected=round(voice.seconds_rejected + selection.seconds_left_out, 1),
                 utterances=len(selection.kept()),
-                rejections={entry.reason: entry.count for entry in lost},
-                details={entry.reason: entry.detail for entry in lost},
+                rejections={reason: sum(count for other, count, _ in lost if other == reason) for reason, _, _ in lost},
+                details={reason: detail for reason, _, detail in reversed(lost)},
                 scores=best_scores(Path(task.run_dir)) if task and version else {},
                 model=version["name"] if version else None,
                 version=version["version"] if version else None,

@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import platform
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -13,16 +14,22 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from gsv_core.checkpoints.base import BaseModel, load_base
+from gsv_core.checkpoints.base import BaseModel, load_base, tensors_digest
+from gsv_core.text.front_end import engines as text_engines
 from gsv_core.text.lexicon import FILE_NAME as LEXICON_NAME
 from gsv_core.text.lexicon import Lexicon
 from jobs.cluster import Cluster
 from jobs.config import JobConfig
 from jobs.progress import Progress
+from jobs.rederive import rederive
 from jobs.workspace import Workspace
+from pipelines.corrections import FILE_NAME as CORRECTIONS_NAME
+from pipelines.corrections import Corrections
 from pipelines.engines.choose import check_engines
 from pipelines.flow import Flow, build_flow
-from pipelines.rows import RATE_HZ, REJECTION_SCHEMA, Rejection, table_of
+from pipelines.forgotten import read_forgotten
+from pipelines.reference import make_reference
+from pipelines.rows import RATE_HZ, REJECTION_SCHEMA, Rejection, recording_id, table_of
 from pipelines.sources import HandedIn, VoiceCard, gather
 from pipelines.stage import digest_of
 from pipelines.stages.shard import parquet_bytes
@@ -98,16 +105,21 @@ def prepare(
     flow_of(config, base)  # settings that do not fit together are named before a file is read
     corpus = LocalStorage(workspace.corpus)
     handed_in = _gather(recordings, corpus, config, progress)
-    flow = flow_of(config, base, handed_in.lexicons)
-    planned = plan(handed_in.sources, flow.digest, corpus)
+    referenced = _hear_references(handed_in, corpus, config)
+    flow = flow_of(config, base, handed_in.lexicons, handed_in.corrections)
+    planned = plan(handed_in.sources, flow.digest, corpus, heard_digest=flow.heard_digest)
     errors: dict[str, str] = {}
     if planned.to_do:
-        errors = _run(planned.to_do, flow, workspace, cluster, progress)
+        derived = rederive(planned, flow, workspace, cluster, progress)
+        left = tuple(unit for unit in planned.to_do if unit.unit_id not in derived)
+        errors = _run(left, flow, workspace, cluster, progress) if left else {}
     changed = _write_unread(handed_in.rejections, {card.voice for card in handed_in.cards}, corpus)
     voices = _voices(handed_in, (*planned.done, *planned.to_do), errors, corpus)
     for voice in voices.values():
         changed |= _write_if_new(corpus, f"voices/{voice.card.voice}/voice.json", _card_json(voice.card))
         changed |= _write_lexicon(corpus, voice.card.voice, handed_in.lexicons.get(voice.card.voice))
+        changed |= _write_corrections(voice, handed_in.corrections, corpus)
+    _name_unmatched(handed_in.corrections, voices, corpus, progress)
     corpus_digest, described = _describe(corpus, config, flow, base, voices, handed_in.lexicons)
     return Prepared(
         corpus_digest=corpus_digest,
@@ -115,7 +127,7 @@ def prepare(
         voices=voices,
         units_done_before=len(planned.done),
         units_made=len(planned.to_do) - len(errors),
-        changed=changed or described or bool(planned.to_do),
+        changed=changed or described or referenced or bool(planned.to_do),
     )
 
 
@@ -167,7 +179,7 @@ def forecast(recordings: Path, workspace: Workspace, config: JobConfig, progress
     flow = flow_of(config, load_base(config.flow.release, _folder(config)))
     corpus = LocalStorage(workspace.corpus)
     handed_in = _gather(recordings, corpus, config, progress)
-    planned = plan(handed_in.sources, flow.digest, corpus, write=False)
+    planned = plan(handed_in.sources, flow.digest, corpus, heard_digest=flow.heard_digest, write=False)
     return Forecast(
         voices=len(handed_in.cards),
         recordings=len(handed_in.sources),
@@ -177,26 +189,34 @@ def forecast(recordings: Path, workspace: Workspace, config: JobConfig, progress
     )
 
 
-def flow_of(config: JobConfig, base: BaseModel, lexicons: Mapping[str, Lexicon] | None = None) -> Flow:
-    """The flow for this config and base and the voices' lexicons, with the names of what makes the derived members."""
+def flow_of(
+    config: JobConfig,
+    base: BaseModel,
+    lexicons: Mapping[str, Lexicon] | None = None,
+    corrections: Corrections | None = None,
+) -> Flow:
+    """The flow for this config and base, the voices' lexicons and what was corrected in their clips, with the names of
+    what makes the derived members.
+    """
     return build_flow(
         config.flow,
         base_digest=base.digest,
         symbols=base.spec.symbols,
         derived_from=derived_from(base, config),
         lexicons=lexicons,
+        corrections=corrections,
     )
 
 
 def derived_from(base: BaseModel, config: JobConfig) -> dict[str, str]:
-    """What makes each derived member of a shard."""
+    """What makes each derived member of a shard: all that a base has to say in it."""
     return {
         "content": f"{base.content_encoder.name} {base.content_encoder.digest[:16]}",
         "semantic": base.token_digest,
         "speaker": config.flow.engines.speaker_verifier,
-        "phonemes": f"symbols {base.spec.symbols}",
-        **({"bert": base.text_encoder.name} if base.text_encoder else {}),
-        **({"sv": base.digest} if base.speaker_encoder else {}),
+        "phonemes": f"symbols {base.spec.symbols} {digest_of(text_engines())[:16]}",
+        **({"bert": f"{base.text_encoder.name} {base.text_encoder.digest[:16]}"} if base.text_encoder else {}),
+        **({"sv": tensors_digest(base.speaker_encoder.state_dict())} if base.speaker_encoder else {}),
     }
 
 
@@ -206,14 +226,24 @@ def _folder(config: JobConfig) -> Path | None:
 
 def _gather(recordings: Path, corpus: LocalStorage, config: JobConfig, progress: Progress) -> HandedIn:
     lexicon = Lexicon.read(Path(config.lexicon), config.language) if config.lexicon else None
+    corrections = Corrections.read(Path(config.corrections)) if config.corrections else None
+    forgotten = {record.voice: record for record in read_forgotten(corpus)}
     with progress.bar("look") as bar:
-        return gather(
+        handed_in = gather(
             recordings,
             corpus,
             language=config.language,
             lexicon=lexicon,
+            corrections=corrections,
+            forgotten={voice: record.consent_id for voice, record in forgotten.items()},
             on_file=lambda done, total: bar.update(done, total, "files"),
         )
+    for voice in handed_in.withdrawn:
+        progress.say(
+            f"voice {voice} is left out: consent withdrawn on {forgotten[voice].when[:10]}; remove its folder, or give "
+            "a new consent in voice.yaml"
+        )
+    return handed_in
 
 
 def _run(
@@ -224,16 +254,25 @@ def _run(
 
     cluster.start()
     errors = {}
-    done = clips = 0
+    done = clips = recordings = 0
+    audio_s = 0.0
+    started = time.monotonic()
     with progress.bar("prepare") as bar:
 
         def show(rows: dict[str, int]) -> None:
-            bar.update(done, len(units), " · ".join(f"{stage} {count}" for stage, count in rows.items()))
+            rate = audio_s / max(time.monotonic() - started, 1e-3)
+            numbers = {"recordings": recordings, "hours": round(audio_s / 3600, 4), "times_real": round(rate, 2)}
+            said = f"{recordings} recordings · {audio_s / 3600:.2f} h · {rate:.1f} × real time"
+            bar.update(
+                done, len(units), " · ".join([said, *(f"{stage} {count}" for stage, count in rows.items())]), numbers
+            )
 
         show({})
         for result in run_units(units, flow, str(workspace.corpus), actors=cluster.workers, on_progress=show):
             done += 1
             clips += result.kept
+            recordings += result.recordings
+            audio_s += result.audio_seconds
             if result.error is not None:
                 errors[result.unit_id] = result.error
                 logger.error("voice %s, unit %s failed:\n%s", result.voice, result.unit_id, result.trace)
@@ -259,6 +298,16 @@ def _voices(
             failed_units=tuple(errors[unit.unit_id] for unit in mine if unit.unit_id in errors),
         )
     return voices
+
+
+def _hear_references(handed_in: HandedIn, corpus: LocalStorage, config: JobConfig) -> bool:
+    """Keep the vectors of the voices' reference recordings. Whether one of them is new."""
+    made = [
+        make_reference(card, handed_in.references[card.voice], corpus, config.flow.engines, config.flow.limits)
+        for card in handed_in.cards
+        if card.voice in handed_in.references
+    ]
+    return any(made)
 
 
 def _write_unread(rejections: tuple[Rejection, ...], voices: set[str], corpus: LocalStorage) -> bool:
@@ -287,6 +336,36 @@ def _write_lexicon(corpus: LocalStorage, voice: str, lexicon: Lexicon | None) ->
         return False
     corpus.delete(path)
     return True
+
+
+def _write_corrections(voice: PreparedVoice, corrections: Corrections, corpus: LocalStorage) -> bool:
+    """Keep what was corrected in a voice's clips beside its shards. Whether it is other than before."""
+    path = f"voices/{voice.card.voice}/{CORRECTIONS_NAME}"
+    recordings = (recording_id(unit.voice, source.digest) for unit in voice.units for source in unit.sources)
+    if mine := corrections.of(recordings):
+        return _write_if_new(corpus, path, mine.table.encode())
+    if not corpus.exists(path):
+        return False
+    corpus.delete(path)
+    return True
+
+
+def _name_unmatched(
+    corrections: Corrections, voices: Mapping[str, PreparedVoice], corpus: LocalStorage, progress: Progress
+) -> None:
+    """Say which corrections are of no clip there is: its recording was not handed in, or is cut otherwise now."""
+    waiting = set(corrections.by_clip)
+    for voice in voices.values():
+        for unit in voice.units:
+            if waiting and any(source.corrections for source in unit.sources):
+                for folder, column in (("manifest", "clip_id"), ("rejected", "row_id")):
+                    data = corpus.read(f"voices/{unit.voice}/{folder}/{unit.unit_id}.parquet")
+                    waiting -= set(pq.read_table(io.BytesIO(data), columns=[column])[column].to_pylist())
+    if waiting:
+        progress.say(
+            f"corrections: {len(waiting)} of {len(corrections)} are of no clip here, the first is {min(waiting)}; "
+            "`gsv review` writes a table of the clips there are"
+        )
 
 
 def _describe(

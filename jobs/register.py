@@ -98,7 +98,7 @@ def _collect_files(folder: RunFolder, target: Path) -> None:
     lexicon = folder.path.parent.parent / LEXICON_NAME
     if lexicon.is_file():
         shutil.copyfile(lexicon, target / LEXICON_NAME)
-    keys = ("voice", "release", "base_digest", "token_digest", "run_id", "trainer_version")
+    keys = ("voice", "release", "base_digest", "token_digest", "run_id", "trainer_version", "polyphones")
     write_json(
         target / "voice.json",
         {

@@ -34,15 +34,17 @@ def speak(
     models: str | None = None,
     prefix: str = "gsv-",
     lexicon: Path | None = None,
+    steps: int | None = None,
+    guidance: float | None = None,
 ) -> Spoken:
     """`text` spoken by `voice`.
 
     Takes the given version, the one an alias points to, or the newest. `models` is the folder of the base models.
-    Words of the `lexicon` file count before those the version holds.
+    Words of the `lexicon` file count before those the version holds. `steps` and `guidance` are of v3 and v4.
 
     Raises:
         ValueError: no such voice, version or alias (the message lists those there are), text that cannot be spoken, a
-            wrong line in the lexicon, or a missing base.
+            wrong line in the lexicon, steps or guidance that the release has not, or a missing base.
     """
     words = None if lexicon is None else Lexicon.read(lexicon, language)
     registry = Registry(tracker_uri, prefix=prefix)
@@ -51,6 +53,8 @@ def speak(
 
     with registry.files_of(found) as folder:
         loaded = load_voice(folder, models=models)
-        wav, rate_hz = loaded.speak(text, language, speed=speed, seed=seed, lexicon=words)
+        wav, rate_hz = loaded.speak(
+            text, language, speed=speed, seed=seed, lexicon=words, steps=steps, guidance=guidance
+        )
     release = Release(loaded.description["release"])
     return Spoken(wav=wav, rate_hz=rate_hz, release=str(release), note=RELEASES[release].note)

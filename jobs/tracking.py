@@ -12,9 +12,9 @@ import platform
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
@@ -33,6 +33,8 @@ DIGEST_DIGITS = 32
 """MLflow takes 36 characters for a dataset's digest; the whole one is a tag."""
 FILES_NAME = "voice"
 """The folder of the voice's own files in a version, and the name MLflow hands it over by."""
+REPORT_FOLDER = "report"
+"""Where the report of a whole job lies among the artefacts of its run."""
 RUN_ID_TAG = "gsv.run_id"
 TEXT_PACKAGES = (
     "pypinyin",
@@ -91,6 +93,18 @@ class VoicePackage:
     requirements: tuple[str, ...]
     signature: "ModelSignature"
     example: dict[str, list[Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Traces:
+    """What a store holds of one voice. Runs, models and reports by their id, with the place of their files."""
+
+    registered: bool = False
+    versions: int = 0
+    runs: Mapping[str, str] = field(default_factory=dict)
+    logged_models: Mapping[str, str] = field(default_factory=dict)
+    reports: Mapping[str, str] = field(default_factory=dict)
+    """Of whole jobs, which may show it among other voices."""
 
 
 class Store:
@@ -499,10 +513,109 @@ class Registry:
             if not _exists(error):
                 raise
 
+    def traces(self, voice: str) -> "Traces":
+        """Everything the store holds of a voice: nothing where there is no store."""
+        from mlflow.entities import ViewType
+
+        path = self.store.sqlite_path
+        if path is not None and not path.is_file():
+            return Traces()
+        name = _quoted(self.name_of(voice))
+        with self.store.explained(f"look for {voice}"):
+            client = self.store.client
+            versions = _all_pages(lambda token: client.search_model_versions(f"name = '{name}'", page_token=token))
+            models = _all_pages(lambda token: client.search_registered_models(f"name = '{name}'", page_token=token))
+            experiments = [
+                str(entry.experiment_id)
+                for entry in _all_pages(
+                    lambda token: client.search_experiments(view_type=ViewType.ALL, page_token=token)
+                )
+            ]
+            runs = _all_pages(
+                lambda token: client.search_runs(
+                    experiments, f"tags.voice = '{_quoted(voice)}'", run_view_type=ViewType.ALL, page_token=token
+                )
+            )
+            logged = _all_pages(
+                lambda token: client.search_logged_models(experiments, f"name = '{name}'", page_token=token)
+            )
+            # The corpus report lies with the runs of whole jobs; it may hold the voice even where it has no run.
+            parents = _all_pages(
+                lambda token: client.search_runs(
+                    sorted({str(run.info.experiment_id) for run in runs}), run_view_type=ViewType.ALL, page_token=token
+                )
+            )
+        return Traces(
+            registered=bool(models),
+            versions=len(versions),
+            runs={str(run.info.run_id): str(run.info.artifact_uri) for run in runs},
+            logged_models={str(model.model_id): str(model.artifact_location) for model in logged},
+            reports={
+                str(run.info.run_id): f"{run.info.artifact_uri}/{REPORT_FOLDER}"
+                for run in parents
+                if "mlflow.parentRunId" not in run.data.tags and RUN_ID_TAG not in run.data.tags
+            },
+        )
+
+    def erase(self, voice: str, traces: "Traces") -> bool:
+        """Delete everything in `traces`: files first, then what names them. Whether nothing is left behind.
+
+        A server deletes files, but only marks runs and models as deleted: what it knows of them goes with its own
+        `mlflow gc`. Called again it does the rest.
+        """
+        from mlflow.entities import LifecycleStage
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        with self.store.explained(f"erase {voice}"):
+            client = self.store.client
+            for place in (*traces.reports.values(), *traces.logged_models.values(), *traces.runs.values()):
+                repository = get_artifact_repository(place, tracking_uri=self.store.uri)
+                if repository.list_artifacts():
+                    repository.delete_artifacts()
+            if traces.registered:
+                client.delete_registered_model(self.name_of(voice))
+            for model_id in traces.logged_models:
+                client.delete_logged_model(model_id)
+            for run_id in traces.runs:
+                if client.get_run(run_id).info.lifecycle_stage == LifecycleStage.ACTIVE:
+                    client.delete_run(run_id)
+        return self._purge(traces)
+
+    def _purge(self, traces: "Traces") -> bool:
+        """Take the rows of deleted runs and models out of a database."""
+        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+        if self.store.uri.startswith("http"):
+            return not (traces.runs or traces.logged_models)
+        with self.store.explained("purge what was deleted"):
+            store = SqlAlchemyStore(self.store.uri, "unused")
+            try:
+                # What `mlflow gc` calls. The command itself cannot be told to leave alone what others have deleted and
+                # may want back: without a list of experiments it takes every deleted one.
+                for model_id in traces.logged_models:
+                    store._hard_delete_logged_model(model_id)
+                for run_id in traces.runs:
+                    store._hard_delete_run(run_id)
+            finally:
+                store.engine.dispose()
+        return True
+
     def _check_present(self) -> None:
         path = self.store.sqlite_path
         if path is not None and not path.is_file():
             raise ValueError(f"no MLflow store at {path}; register a voice first with `gsv onboard`")
+
+
+def _all_pages(search: Callable[[str | None], Any]) -> list[Any]:
+    """Every row of a search that MLflow answers page by page."""
+    found: list[Any] = []
+    token: str | None = None
+    while True:
+        page = search(token)
+        found += page
+        token = page.token
+        if not token:
+            return found
 
 
 def set_defaults() -> None:

@@ -110,6 +110,7 @@ def plan_run(
         "utterances_held_out": len(selection.kept("held_out")),
         "content_engine": base.content_encoder.name,
         "screening_engine": config.flow.engines.speaker_verifier,
+        "polyphones": _polyphones_of(workspace),
     }
     identity = {
         key: record[key] for key in ("voice", "base_digest", "selection_digest", "seed", "trainer_version", "recipe")
@@ -125,6 +126,15 @@ def plan_run(
         recipe=recipe,
         record={"run_id": run_id, "corpus_digest": corpus_digest, **record},
     )
+
+
+def _polyphones_of(workspace: Workspace) -> str | None:
+    """The digest of the g2pW that the corpus was made with: the voice has to be spoken to with the same."""
+    path = workspace.corpus / "corpus.json"
+    if not path.is_file():
+        return None
+    digest: str | None = json.loads(path.read_text(encoding="utf-8")).get("text", {}).get("g2pW")
+    return digest
 
 
 def is_trained(task: VoiceTask) -> bool:

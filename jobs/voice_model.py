@@ -26,6 +26,7 @@ from gsv_core.features import ENCODER_RATE_HZ, RATE_HZ, speaker_vector_of
 from gsv_core.synthesis.synthesiser import Prompt, Synthesiser
 from gsv_core.text.lexicon import FILE_NAME as LEXICON_NAME
 from gsv_core.text.lexicon import Lexicon
+from gsv_core.text.mandarin_polyphones import FOLDER_NAME, Polyphones, load_polyphones
 
 SCHEMA_VERSION = 1
 REFERENCE_SECONDS = (3.0, 10.0)
@@ -50,19 +51,24 @@ class Voice:
         seed: int = 0,
         reference: bytes | None = None,
         lexicon: Lexicon | None = None,
+        steps: int | None = None,
+        guidance: float | None = None,
     ) -> tuple[bytes, int]:
         """`text` as the bytes of a 16-bit WAV and their rate in Hz; the same arguments give the same bytes.
 
         `reference` is another recording of the voice, WAV bytes of 3 to 10 s, that gives the timbre instead of the
         stored Prompt; its words are not known, so it continues nothing ("no-text" mode). Words of `lexicon` count
-        before the voice's own.
+        before the voice's own. `steps` and `guidance` are of v3 and v4, as in `Synthesiser.speak`.
 
         Raises:
-            ValueError: nothing speakable, an unknown language, a speed out of range, or an unfit reference.
+            ValueError: nothing speakable, an unknown language, a speed out of range, an unfit reference, or steps or
+                guidance that are out of range or that the release has not.
         """
         prompt = self.prompt if reference is None else self._prompt_of(reference)
         words = lexicon.over(self.lexicon) if lexicon else self.lexicon
-        speech = self.synthesiser.speak(text, language, prompt, speed=speed, seed=seed, lexicon=words)
+        speech = self.synthesiser.speak(
+            text, language, prompt, speed=speed, seed=seed, lexicon=words, steps=steps, guidance=guidance
+        )
         return wav_bytes(speech.wave, speech.rate_hz), speech.rate_hz
 
     def _prompt_of(self, reference: bytes) -> Prompt:
@@ -111,6 +117,8 @@ def signature() -> ModelSignature:
                 ColSpec("binary", "reference", required=False),
                 ColSpec("double", "speed", required=False),
                 ColSpec("long", "seed", required=False),
+                ColSpec("long", "steps", required=False),
+                ColSpec("double", "guidance", required=False),
             ]
         ),
         outputs=Schema([ColSpec("binary", "audio"), ColSpec("long", "rate_hz")]),
@@ -133,7 +141,12 @@ def load_voice(folder: Path, *, models: str | Path | None = None) -> Voice:
             f"{description['base_digest'][:16]}…, but the one found here has {base.digest[:16]}…; "
             "nano needs the same version of torch, others the same files"
         )
-    synthesiser = Synthesiser(base, folder / "semantic.safetensors", folder / "wave.safetensors")
+    synthesiser = Synthesiser(
+        base,
+        folder / "semantic.safetensors",
+        folder / "wave.safetensors",
+        polyphones=_polyphones_of(description, models),
+    )
     words = folder / LEXICON_NAME
     return Voice(
         description=description,
@@ -151,10 +164,29 @@ def _models_folder(folder: Path, models: str | Path | None) -> Path | None:
     return Path(place) if place else None
 
 
+def _polyphones_of(description: dict[str, Any], models: str | Path | None) -> Polyphones | None:
+    """The g2pW the voice's corpus was made with, from the models folder; None where it was made without one.
+
+    Raises:
+        ValueError: there is none, or it is another.
+    """
+    expected = description.get("polyphones")
+    if expected is None:
+        return None
+    place = models or os.environ.get("GSV_MODELS")
+    if not place:
+        raise ValueError(
+            f"voice {description['voice']!r} was made with g2pW {expected}: run `gsv models pull text`, and name the "
+            "models folder with --set flow.base_folder=DIR or GSV_MODELS"
+        )
+    return load_polyphones(Path(place) / FOLDER_NAME, expected=expected)
+
+
 def _arguments(row: dict[str, Any]) -> dict[str, Any]:
     """A line of the input as arguments of `speak`; an optional cell that is empty is left to its default."""
     given = {key: value for key, value in row.items() if value is not None and value == value}  # NaN is not itself
-    types = {"text": str, "language": str, "reference": bytes, "speed": float, "seed": int}
+    types: dict[str, type] = {"text": str, "language": str, "reference": bytes, "speed": float, "seed": int}
+    types |= {"steps": int, "guidance": float}
     return {key: types[key](value) for key, value in given.items() if key in types}
 
 

@@ -2,10 +2,15 @@
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
+
+_LEASE_PAUSE_S = 0.5
+"""Between two looks whether another job has ended."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,19 +60,35 @@ class Workspace:
         return self.voice(voice) / "runs" / run_id
 
     @contextmanager
-    def lease(self) -> Iterator[None]:
-        """Hold the workspace alone. The lock dies with its process. Raises ValueError where another job holds it."""
+    def lease(self, *, wait_s: float = 0.0) -> Iterator[None]:
+        """Hold the workspace alone, after waiting up to `wait_s` for another job to end.
+
+        The lock dies with its process, whatever killed it, and no clock is asked for the time.
+
+        Raises:
+            ValueError: another job still holds it.
+        """
+        give_up = time.monotonic() + wait_s
         with (self.root / ".lock").open("a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.seek(0)
-                holder = file.read().strip() or "unknown"
-                raise ValueError(
-                    f"--workspace {self.root}: another job (process {holder}) is at work there; wait for it, or give "
-                    "another workspace"
-                ) from None
+            while not _locked(file):
+                if time.monotonic() >= give_up:
+                    file.seek(0)
+                    holder = file.read().strip() or "unknown"
+                    raise ValueError(
+                        f"--workspace {self.root}: another job (process {holder}) is at work there; wait for it, or "
+                        "give another workspace"
+                    )
+                time.sleep(min(_LEASE_PAUSE_S, max(0.0, give_up - time.monotonic())))
             file.truncate(0)
             file.write(str(os.getpid()))
             file.flush()
             yield
+
+
+def _locked(file: IO[str]) -> bool:
+    """Whether the lock on `file` is ours now."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

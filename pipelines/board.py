@@ -15,7 +15,7 @@ MOST_DEATHS = 3
 
 @dataclass(frozen=True)
 class Place:
-    """A row on its way through a stage: the `number`-th of its unit, of the recording at `uri`."""
+    """A row on its way through a stage: the `number`-th of its unit, of the recording at `uri`; -1 is all at once."""
 
     stage: str
     number: int
@@ -66,7 +66,9 @@ class Board:
 
     def at(self, work: Hashable, place: Place) -> None:
         """The worker is about to take a row into a stage."""
-        self._attempts[work].place = place
+        # Unknown to a board that was itself killed and started again in the meantime.
+        attempts = self._attempts.setdefault(work, _Attempts(begun=True))
+        attempts.place = place
 
     def end(self, work: Hashable) -> None:
         """The worker is through with `work`, well or with an error of its own."""

@@ -5,11 +5,14 @@ ingest → normalise → slice → transcribe → phonemise → features → scr
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from gsv_core.checkpoints.releases import Release
 from gsv_core.text.front_end import engines as text_engines
 from gsv_core.text.lexicon import Lexicon
+from gsv_core.text.mandarin_polyphones import polyphones_digest
+from pipelines.corrections import Corrections
 from pipelines.engines.choose import EngineConfig, engine_versions
 from pipelines.engines.decoder import DecodeLimits
 from pipelines.stage import Resources, Stage, digest_of
@@ -20,7 +23,7 @@ from pipelines.stages.phonemise import PhonemiseUtterances
 from pipelines.stages.screen import Bounds, ScreenExamples
 from pipelines.stages.shard import ShardWriter
 from pipelines.stages.slice import SliceRecordings
-from pipelines.stages.transcribe import TranscribeClips
+from pipelines.stages.transcribe import Guards, TranscribeClips
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,11 +32,14 @@ class FlowConfig:
 
     release: Release = Release.NANO
     base_folder: str | None = None
+    polyphones: str | None = None
+    """The folder of g2pW, which reads Mandarin characters of several readings by context; see docs/text.md."""
     target_lufs: float = -16.0
     shortest_s: float = 2.0
     longest_s: float = 10.0
     engines: EngineConfig = field(default_factory=EngineConfig)
     limits: DecodeLimits = field(default_factory=DecodeLimits)
+    guards: Guards = field(default_factory=Guards)
     bounds: Bounds = field(default_factory=Bounds)
     gpus: float = 0.0
 
@@ -46,16 +52,27 @@ class Flow:
     writer: ShardWriter
     derived_from: dict[str, str]
     engine_versions: dict[str, str]
+    polyphones_digest: str | None = None
+
+    def heard(self) -> dict[str, Any]:
+        """The part of what decides the result that no base has a say in: what was heard stays when the base changes."""
+        return {
+            "stages": [stage.fingerprint() for stage in self.stages],
+            "writer": asdict(self.writer),
+            "engines": self.engine_versions,
+        }
 
     def fingerprint(self) -> dict[str, Any]:
         """What decides the result of a unit, given its recordings."""
         return {
-            "stages": [stage.fingerprint() for stage in self.stages],
-            "writer": asdict(self.writer),
+            **self.heard(),
             "derived_from": self.derived_from,
-            "engines": self.engine_versions,
-            "text": text_engines(),
+            "text": text_engines() | ({"g2pW": self.polyphones_digest} if self.polyphones_digest else {}),
         }
+
+    @property
+    def heard_digest(self) -> str:
+        return digest_of(self.heard())
 
     @property
     def digest(self) -> str:
@@ -69,12 +86,15 @@ def build_flow(
     symbols: str,
     derived_from: dict[str, str],
     lexicons: Mapping[str, Lexicon] | None = None,
+    corrections: Corrections | None = None,
 ) -> Flow:
     """The flow of one config over one base.
 
-    `symbols` is the base's phoneme inventory; `derived_from` names the models behind a shard's derived members;
-    `lexicons` are the user's words by voice.
+    `symbols` is the base's phoneme inventory; `derived_from` names what makes each derived member of a shard, and
+    alone says what of a base decides a unit, `base_digest` only which base every worker must load;
+    `lexicons` are the user's words by voice, `corrections` what people said of single clips.
     """
+    polyphones = polyphones_digest(Path(config.polyphones)) if config.polyphones else None
     model_stage = Resources(cpus=1.0, gpus=config.gpus)
     return Flow(
         stages=(
@@ -84,10 +104,17 @@ def build_flow(
             TranscribeClips(
                 shortest_s=config.shortest_s,
                 longest_s=config.longest_s,
+                guards=config.guards,
                 engines=config.engines,
+                corrections=corrections or Corrections(),
                 resources=model_stage,
             ),
-            PhonemiseUtterances(symbols=symbols, lexicons=dict(lexicons or {})),
+            PhonemiseUtterances(
+                symbols=symbols,
+                lexicons=dict(lexicons or {}),
+                polyphones=config.polyphones,
+                polyphones_digest=polyphones,
+            ),
             ExtractFeatures(
                 release=config.release,
                 base_digest=base_digest,
@@ -95,9 +122,10 @@ def build_flow(
                 engines=config.engines,
                 resources=model_stage,
             ),
-            ScreenExamples(bounds=config.bounds, engines=config.engines),
+            ScreenExamples(bounds=config.bounds, engines=config.engines, resources=model_stage),
         ),
         writer=ShardWriter(),
         derived_from=derived_from,
         engine_versions=engine_versions(config.engines),
+        polyphones_digest=polyphones,
     )

@@ -39,6 +39,8 @@ class Source:
     copies: tuple[str, ...] = ()
     lexicon: str | None = None
     """Digest of the user's words that may decide how it is read; None where there are none."""
+    corrections: str | None = None
+    """Digest of what people corrected in its clips; None where they did not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +129,8 @@ class Utterance:
     phoneme_ids: tuple[int, ...] = ()
     phonemes_per_character: tuple[int, ...] = ()
     spans: tuple[TextSpan, ...] = ()
+    dropped: str | None = None
+    """Characters of the text that ought to be heard and have no sound here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +145,28 @@ class Screening:
     character_error_rate: float | None = None
     quality: float | None = None
     level_lufs: float | None = None
+    speaker_consistency: float | None = None
+    """How alike the speaker is before and after the place where the clip changes most; low where two take turns."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Treatment:
+    """What normalise met in a Recording and did to it, beside the gain; every manifest line says it."""
+
+    source_rate_hz: int
+    """Rate of the file: other than 32 kHz was resampled."""
+    source_channels: int
+    source_codec: str
+    channels_used: str
+    """Numbers of the channels that were mixed, from 1; `loudest` where the mix follows whoever speaks."""
+    dc_offset: float
+    """The largest mean of a channel, in units of full scale; it was taken away."""
+    source_lufs: float | None
+    """Loudness before the gain; None where a recording has none, being shorter than 0.4 s."""
+    source_peak_db: float
+    shortfall_db: float
+    """By how much it stays below the target, because its peaks leave no more room."""
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -150,7 +176,7 @@ class LevelledRecording:
     recording: Recording
     wave: np.ndarray
     gain_db: float
-    warnings: tuple[str, ...] = ()
+    treatment: Treatment | None = None
     clips: tuple[Clip, ...] = ()
 
 
@@ -162,6 +188,7 @@ class SpokenClip:
     flac: bytes
     uri: str
     gain_db: float
+    treatment: Treatment | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -183,6 +210,11 @@ class Example:
     speaker_vector: np.ndarray | None = None
     """(K,) float16, what the Pro releases condition on."""
     screening: Screening = field(default_factory=Screening)
+    treatment: Treatment | None = None
+    fingerprint: bytes | None = None
+    """(L,) little-endian uint32, by which a copy of the same audio is known."""
+    not_finite: tuple[str, ...] = ()
+    """Numbers that a model answered with NaN or infinity: they are None."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,7 +255,11 @@ class Account:
 
 @dataclass(frozen=True, kw_only=True)
 class SelectionRow:
-    """What a voice does with one of its Utterances. `split` is `train` or `held_out`; `prompt` marks a candidate."""
+    """What a voice does with one of its Utterances. `split` is `train` or `held_out`; `prompt` marks a candidate.
+
+    `copy_of` is the clip that stands for all with the same audio, `pronunciation` is `standard` or `accented` where a
+    voice keeps both.
+    """
 
     clip_id: str
     unit_id: str
@@ -233,6 +269,10 @@ class SelectionRow:
     prompt: bool
     num_samples: int
     centroid_cosine: float | None = None
+    copy_of: str | None = None
+    copy_distance: float | None = None
+    phoneme_error_rate: float | None = None
+    pronunciation: str | None = None
 
 
 def clip_id(voice: str, recording_digest: str, start_sample: int, num_samples: int) -> str:
@@ -283,6 +323,18 @@ def _schema(*columns: tuple[str, pa.DataType]) -> pa.Schema:
     return pa.schema(list(columns), metadata={"schema_version": str(SCHEMA_VERSION)})
 
 
+_TREATMENT: tuple[tuple[str, pa.DataType], ...] = (
+    ("source_rate_hz", pa.int32()),
+    ("source_channels", pa.int32()),
+    ("source_codec", pa.string()),
+    ("channels_used", pa.string()),
+    ("dc_offset", pa.float64()),
+    ("source_lufs", pa.float64()),
+    ("source_peak_db", pa.float64()),
+    ("shortfall_db", pa.float64()),
+    ("warnings", _STRINGS),
+)
+
 _PLACE: tuple[tuple[str, pa.DataType], ...] = (
     ("clip_id", pa.string()),
     ("recording_id", pa.string()),
@@ -305,6 +357,7 @@ UTTERANCE_SCHEMA = _schema(
     ("phoneme_ids", _INTEGERS),
     ("phonemes_per_character", _INTEGERS),
     ("spans", _SPANS),
+    ("dropped", pa.string()),
 )
 
 MANIFEST_SCHEMA = _schema(
@@ -314,8 +367,12 @@ MANIFEST_SCHEMA = _schema(
     ("gain_db", pa.float64()),
     ("shard", pa.string()),
     ("speaker", pa.list_(pa.float32())),
+    ("fingerprint", pa.binary()),
+    ("not_finite", _STRINGS),
+    *_TREATMENT,
 )
-"""One line per Example of a unit: the Utterance, its screening numbers, its shard and its speaker embedding."""
+"""One line per Example of a unit: the Utterance, its screening numbers, its shard, its speaker embedding and its
+fingerprint. Columns are only ever added; a reader takes a missing one for null."""
 
 REJECTION_SCHEMA = _schema(
     ("row_id", pa.string()),
@@ -337,6 +394,10 @@ SELECTION_SCHEMA = _schema(
     ("prompt", pa.bool_()),
     ("num_samples", pa.int64()),
     ("centroid_cosine", pa.float64()),
+    ("copy_of", pa.string()),
+    ("copy_distance", pa.float64()),
+    ("phoneme_error_rate", pa.float64()),
+    ("pronunciation", pa.string()),
 )
 
 

@@ -2,9 +2,14 @@
 
 A row is a unit. Neighbouring stages that ask for the same resources share one pool of actors, so that on a machine
 without a GPU a unit stays in one process from its files to its shard, and with a GPU only the model stages occupy it.
-What a unit could not do is its result, not an exception: the other units go on.
+What a unit could not do is its result, not an exception: the other units go on. Only where the corpus itself cannot be
+written (a full disk, a store that is gone) does the whole run end, since no other unit would fare better.
+
+A worker that dies is started again by Ray with the unit it was at; `pipelines.board` finds the recordings that kill.
+One that hangs is made to die by its own watchdog, so that a hang is a death, too.
 """
 
+import faulthandler
 import logging
 import threading
 import time
@@ -24,12 +29,40 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from pipelines.board import MOST_DEATHS, Board, Orders, Place
 from pipelines.flow import Flow
 from pipelines.ledger import Ledger
-from pipelines.rows import Example, LevelledRecording, Recording, Rejection, Source, SpokenClip, recording_id
+from pipelines.rows import (
+    RATE_HZ,
+    Example,
+    LevelledRecording,
+    Recording,
+    Rejection,
+    Source,
+    SpokenClip,
+    recording_id,
+)
 from pipelines.stage import Resources, Stage
-from pipelines.storage import open_storage
-from pipelines.units import Committed, Unit, commit, file_digests
+from pipelines.storage import StorageError, open_storage
+from pipelines.units import Committed, Unit, commit, done_path, estimated_seconds, file_digests, read_committed
 
 logger = logging.getLogger(__name__)
+
+_MOST_BLOCKS = 2_000
+"""Rows that Ray Data keeps books on, however many units there are: beyond it several units share one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patience:
+    """How long one recording (or clip of it) may stay in one stage before its worker is taken for hung and ended.
+
+    Far beyond what any machine needs: a recording that was only slow would be rejected for it.
+    """
+
+    least_s: float = 600.0
+    per_second: float = 10.0
+    """Seconds more for each second of the recording, as its bytes suggest them."""
+
+    def __post_init__(self) -> None:
+        if self.least_s <= 0 or self.per_second < 0:
+            raise ValueError(f"patience: need least_s > 0 and per_second >= 0, got {self.least_s}, {self.per_second}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +73,11 @@ class UnitResult:
     voice: str
     kept: int = 0
     rejected: int = 0
+    recordings: int = 0
+    audio_seconds: float = 0.0
+    """Of the recordings that could be decoded."""
     seconds: float = 0.0
+    """Of work, in all stages together."""
     error: str | None = None
     trace: str | None = None
 
@@ -58,12 +95,27 @@ class _Work:
     seconds: float = 0.0
     error: str | None = None
     trace: str | None = None
+    no_storage: str | None = None
+    """Why the corpus cannot be reached at all."""
+    committed: Committed | None = None
 
     def advance(
-        self, stage: Stage[Any, Any], model: Any, on_row: Callable[[str], None], at: Callable[[Place], None]
+        self,
+        stage: Stage[Any, Any],
+        model: Any,
+        on_row: Callable[[str], None],
+        at: Callable[[Place], None],
+        *,
+        one_by_one: bool = False,
     ) -> None:
-        """Take every row through one stage; `at` is told of each before, `on_row` after."""
+        """Take every row through one stage; `at` is told of each before, `on_row` after.
+
+        `one_by_one`: a worker died of this unit; among many rows at once nobody could tell which of them it was.
+        """
         rows: list[Any] = []
+        if self.rows and not one_by_one:
+            at(Place(stage.name, -1, _uri_of(self.rows[0])))
+            model = stage.look_ahead(self.rows, model)
         for number, row in enumerate(self.rows):
             at(Place(stage.name, number, _uri_of(row)))
             for result in stage.process(row, model):
@@ -94,11 +146,14 @@ class _Work:
 class _StageActor:
     """One actor of a pool: some neighbouring stages with their models loaded; the last pool also commits."""
 
-    def __init__(self, flow: Flow, stages: Sequence[Stage[Any, Any]], corpus: str, board: Any, last: bool) -> None:
+    def __init__(
+        self, flow: Flow, stages: Sequence[Stage[Any, Any]], corpus: str, board: Any, patience: Patience, last: bool
+    ) -> None:
         self._flow = flow
         self._stages = [(stage, stage.load()) for stage in stages]
         self._corpus = open_storage(corpus)
         self._board = board
+        self._patience = patience
         self._last = last
         self._counted: dict[str, int] = {}
         self._told = time.monotonic()
@@ -106,12 +161,13 @@ class _StageActor:
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
         work = _work_of(batch)
         started = time.monotonic()
-        if work.error is None:
+        if work.error is None and work.committed is None:
             name = (work.unit.unit_id, self._stages[0][0].name)
             orders: Orders = ray.get(self._board.begin.remote(name))
             try:
                 self._run(work, name, orders)
             except Exception as error:  # noqa: BLE001 - recorded below; the other units go on
+                work.no_storage = str(error) if isinstance(error, StorageError) else None
                 work.error = f"{type(error).__name__}: {error}".splitlines()[0]
                 work.trace = traceback.format_exc()
             ray.get(self._board.end.remote(name))
@@ -119,29 +175,48 @@ class _StageActor:
         self._tell(force=True)
         if not self._last:
             return {"unit": [work.unit.to_json()], "work": _objects(work)}
+        committed = work.committed
+        accounts = committed.accounts if committed else ()
         return {
             "unit_id": [work.unit.unit_id],
             "voice": [work.unit.voice],
-            "kept": [len(work.rows) if work.error is None else 0],
-            "rejected": [len(work.rejections)],
+            "kept": [committed.kept if committed else 0],
+            "rejected": [committed.rejected if committed else len(work.rejections)],
+            "recordings": [len(work.unit.sources)],
+            "audio_seconds": [sum(account.duration_samples for account in accounts) / RATE_HZ],
             "seconds": [work.seconds],
             "error": [work.error or ""],
             "trace": [work.trace or ""],
+            "no_storage": [work.no_storage or ""],
         }
 
     def _run(self, work: _Work, name: tuple[str, str], orders: Orders) -> None:
         def at(place: Place) -> None:
             if orders.report_places:
                 ray.get(self._board.at.remote(name, place))  # it must be known before the worker may die of it
+            # In a thread of C: code that never gives Python its lock back is ended, too.
+            seconds = limits[place.uri] if place.number >= 0 else sum(limits.values())
+            faulthandler.dump_traceback_later(seconds, exit=True)
 
+        if self._corpus.exists(done_path(work.unit)):
+            # Made since it was planned: by another run, or by this one before its worker died with later units.
+            work.committed = read_committed(work.unit, self._corpus)
+            return
         for deadly in orders.deadly:
             work.leave_out(deadly)
-        for stage, model in self._stages:
-            work.advance(stage, model, self._count, at)
+        limits = {
+            source.uri: self._patience.least_s + self._patience.per_second * estimated_seconds(source)
+            for source in work.unit.sources
+        }
+        try:
+            for stage, model in self._stages:
+                work.advance(stage, model, self._count, at, one_by_one=orders.report_places)
+        finally:
+            faulthandler.cancel_dump_traceback_later()
         if self._last:
-            self._commit(work)
+            work.committed = self._commit(work)
 
-    def _commit(self, work: _Work) -> None:
+    def _commit(self, work: _Work) -> Committed:
         examples = [row for row in work.rows if isinstance(row, Example)]
         unit = work.unit
         files = self._flow.writer.files(unit.voice, unit.unit_id, examples, work.rejections, self._flow.derived_from)
@@ -156,6 +231,7 @@ class _StageActor:
             counts=work.counts,
         )
         commit(unit, files, committed, self._corpus)
+        return committed
 
     def _count(self, stage: str) -> None:
         self._counted[stage] = self._counted.get(stage, 0) + 1
@@ -175,12 +251,14 @@ def run_units(
     corpus: str,
     *,
     actors: int,
+    patience: Patience | None = None,
     on_progress: Callable[[dict[str, int]], None] | None = None,
 ) -> Iterator[UnitResult]:
     """Run `units` and yield what became of each as it is done. Ray must be up.
 
     Raises:
         ValueError: the flow asks for more of a GPU than there is.
+        StorageError: the corpus cannot be written; what is committed stays, a later run goes on from there.
         RuntimeError: a worker could not be set up; the message is the first cause.
     """
     if not units:
@@ -190,15 +268,18 @@ def run_units(
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     # On the driver's node: it must outlive every worker and every other node.
-    board: Any = ray.remote(Board).options(num_cpus=0, scheduling_strategy=here).remote()
-    items = [{"unit": unit.to_json()} for unit in units]
-    dataset: Any = ray.data.from_items(items, override_num_blocks=min(len(units), 500))
+    board: Any = (
+        ray.remote(Board).options(num_cpus=0, scheduling_strategy=here, max_restarts=-1, max_task_retries=-1).remote()
+    )
+    dataset: Any = ray.data.from_items(
+        [{"unit": unit.to_json()} for unit in units], override_num_blocks=min(len(units), _MOST_BLOCKS)
+    )
     groups = stage_groups(flow.stages)
     sizes = pool_sizes([resources for resources, _ in groups], min(actors, len(units)), ray.cluster_resources())
     for number, (resources, stages) in enumerate(groups):
         dataset = dataset.map_batches(
             _StageActor,  # type: ignore[arg-type]
-            fn_constructor_args=(flow, stages, corpus, board, number == len(groups) - 1),
+            fn_constructor_args=(flow, stages, corpus, board, patience or Patience(), number == len(groups) - 1),
             batch_size=1,
             batch_format="numpy",
             compute=ray.data.ActorPoolStrategy(size=sizes[number]),
@@ -208,11 +289,15 @@ def run_units(
         )
     with _watching(board, on_progress), first_cause():
         for row in dataset.iter_rows():
+            if row["no_storage"]:
+                raise StorageError(row["no_storage"])
             yield UnitResult(
                 unit_id=row["unit_id"],
                 voice=row["voice"],
                 kept=int(row["kept"]),
                 rejected=int(row["rejected"]),
+                recordings=int(row["recordings"]),
+                audio_seconds=float(row["audio_seconds"]),
                 seconds=float(row["seconds"]),
                 error=row["error"] or None,
                 trace=row["trace"] or None,
@@ -311,7 +396,10 @@ def _rejection_of(row: Any, deadly: Place) -> Rejection:
         uri=deadly.uri,
         stage=deadly.stage,
         reason="kills_worker",
-        detail=f"its worker died {MOST_DEATHS} times in the same place of stage {deadly.stage}; is the file damaged?",
+        detail=(
+            f"its worker died or hung {MOST_DEATHS} times in the same place of stage {deadly.stage}; "
+            "is the file damaged?"
+        ),
         start_sample=start,
         num_samples=length,
     )

@@ -1,19 +1,22 @@
-"""What was handed in, a folder with a sub-folder per voice or a table, becomes Sources and the cards of the voices.
+"""What was handed in, a folder (or prefix) with one per voice in it or a table, becomes Sources and the voices' cards.
 
 A file is known by the SHA-256 of its bytes. The inventory remembers (place, size, time of change) → digest, so that a
 second look rereads nothing. File names, tables and YAML are hostile until checked: links are not followed out of a
 voice's folder, names become paths only through `rows.voice_name`, and YAML is read with the safe loader.
 """
 
+import atexit
 import csv
 import hashlib
 import io
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow as pa
@@ -22,6 +25,9 @@ import yaml
 
 from gsv_core.text.lexicon import FILE_NAME as LEXICON_NAME
 from gsv_core.text.lexicon import Lexicon
+from pipelines.corrections import FILE_NAME as CORRECTIONS_NAME
+from pipelines.corrections import Corrections
+from pipelines.objects import ObjectStamp, list_objects, object_address, object_digest, read_object, stamp_of
 from pipelines.rows import Rejection, Source, recording_id, voice_name
 from pipelines.storage import Storage
 
@@ -34,10 +40,18 @@ MEDIA_SUFFIXES = frozenset((
 # fmt: on
 _SIDECARS = (".srt", ".lab", ".txt")
 _LONGEST_TEXT_BYTES = 4 << 20
+_LONGEST_REFERENCE_BYTES = 256 << 20
 _INVENTORY = "inventory.parquet"
 _INVENTORY_SCHEMA = pa.schema(
-    [("uri", pa.string()), ("size_bytes", pa.int64()), ("changed_ns", pa.int64()), ("digest", pa.string())]
+    [
+        ("uri", pa.string()),
+        ("size_bytes", pa.int64()),
+        ("changed_ns", pa.int64()),
+        ("digest", pa.string()),
+        ("etag", pa.string()),
+    ]
 )
+_Known = dict[tuple[str, int, int, str | None], str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +64,10 @@ class VoiceCard:
     pronunciation: str = "keep"
     licence: str | None = None
     consent: dict[str, Any] | None = None
+    reference: str | None = None
+    """A recording of nobody else, by its path within the voice's folder: only its speaker's clips are kept."""
+    reference_digest: str | None = None
+    """SHA-256 of its bytes."""
 
     def __post_init__(self) -> None:
         if self.pronunciation not in ("keep", "standard", "mixed"):
@@ -77,6 +95,11 @@ class HandedIn:
     sources: tuple[Source, ...]
     rejections: tuple[Rejection, ...] = ()
     lexicons: Mapping[str, Lexicon] = field(default_factory=dict)
+    references: Mapping[str, Path] = field(default_factory=dict)
+    """Where the reference recording of each voice that has one lies."""
+    corrections: Corrections = field(default_factory=Corrections)
+    withdrawn: tuple[str, ...] = ()
+    """Voices left out, because their consent was withdrawn."""
 
 
 class _RefusedError(Exception):
@@ -96,6 +119,8 @@ class _Found:
     rejections: list[Rejection] = field(default_factory=list)
     folder: Path | None = None
     """Where the voice's own lexicon would be."""
+    stamps: dict[str, ObjectStamp] = field(default_factory=dict)
+    """Of the objects that a listing of their store has shown."""
 
 
 def gather(
@@ -104,17 +129,25 @@ def gather(
     *,
     language: str | None = None,
     lexicon: Lexicon | None = None,
+    corrections: Corrections | None = None,
+    forgotten: Mapping[str, str | None] | None = None,
     on_file: Callable[[int, int], None] | None = None,
 ) -> HandedIn:
-    """Find every recording under `recordings` and take its digest.
+    """Find every recording under `recordings`, a folder, a table or an `s3://bucket/prefix`, and take its digest.
 
     `language` is assumed for voices that do not state one. `on_file(done, total)` is called as digests arrive. Words of
-    a `lexicon.tsv` in a voice's folder count before those of one in `recordings`, and those before `lexicon`.
+    a `lexicon.tsv` in a voice's folder count before those of one in `recordings`, and those before `lexicon`; so it is
+    with a `corrections.tsv`. `forgotten` says which voices withdrew which consent: nothing of them is read, unless
+    their card holds another one.
 
     Raises:
-        ValueError: nothing is there, or a table, `voice.yaml` or `lexicon.tsv` cannot be understood.
+        ValueError: nothing is there, or a table, `voice.yaml`, `lexicon.tsv` or `corrections.tsv` cannot be understood.
     """
-    if recordings.is_dir():
+    address = object_address(recordings)
+    handed_in = address or recordings
+    if address:
+        recordings, found = _from_objects(address)
+    elif recordings.is_dir():
         found = _from_folder(recordings)
     elif recordings.is_file():
         found = _from_table(recordings)
@@ -127,17 +160,24 @@ def gather(
         raise ValueError(f"{recordings}: no row in it. Expected one row per recording, with `voice` and `uri`")
     if not any(entry.files or entry.rejections for entry in found):
         raise ValueError(
-            f"{recordings}: no recordings in it. Expected one sub-folder per voice with audio files inside, "
+            f"{handed_in}: no recordings in it. Expected one sub-folder per voice with audio files inside, "
             "such as RECORDINGS/anna/monday.wav"
         )
-    digests, unreadable = _digests([uri for entry in found for uri, _ in entry.files], corpus, on_file)
+    withdrawn = {entry.card.voice for entry in found if _is_withdrawn(entry.card, forgotten or {})}
+    found = [entry for entry in found if entry.card.voice not in withdrawn]
+    corrected = _corrections_in([recordings, *(entry.folder for entry in found)], corrections)
+    stamps = {uri: stamp for entry in found for uri, stamp in entry.stamps.items()}
+    digests, unreadable = _digests([uri for entry in found for uri, _ in entry.files], stamps, corpus, on_file)
     cards: list[VoiceCard] = []
     sources: list[Source] = []
     rejections: list[Rejection] = []
     lexicons: dict[str, Lexicon] = {}
+    references: dict[str, Path] = {}
     for entry in found:
         card = entry.card if entry.card.language else replace(entry.card, language=language)
         cards.append(card)
+        if card.reference and entry.folder:
+            references[card.voice] = entry.folder / card.reference
         words = lexicon or Lexicon()
         # A voice whose recordings lie in `recordings` itself finds its own there.
         for folder in dict.fromkeys(place for place in (recordings, entry.folder) if place and place.is_dir()):
@@ -162,6 +202,7 @@ def gather(
                 licence=card.licence,
                 consent_id=card.consent_id,
             )
+            source = replace(source, corrections=corrected.digest_of(recording_id(source.voice, source.digest)))
             source = replace(source, lexicon=_lexicon_digest(words, source))
             first = by_digest.get(digest)
             if first is None:
@@ -171,7 +212,32 @@ def gather(
             else:
                 by_digest[digest] = replace(first, copies=(*first.copies, uri))
         sources += by_digest.values()
-    return HandedIn(cards=tuple(cards), sources=tuple(sources), rejections=tuple(rejections), lexicons=lexicons)
+    return HandedIn(
+        cards=tuple(cards),
+        sources=tuple(sources),
+        rejections=tuple(rejections),
+        lexicons=lexicons,
+        references=references,
+        corrections=corrected,
+        withdrawn=tuple(sorted(withdrawn)),
+    )
+
+
+def _is_withdrawn(card: VoiceCard, forgotten: Mapping[str, str | None]) -> bool:
+    return card.voice in forgotten and card.consent_id in (None, forgotten[card.voice])
+
+
+def _corrections_in(folders: Sequence[Path | None], others: Corrections | None) -> Corrections:
+    """The tables in some folders, each counting before those ahead of it, and all before `others`."""
+    corrections = others or Corrections()
+    for folder in dict.fromkeys(folder for folder in folders if folder and folder.is_dir()):
+        path = folder / CORRECTIONS_NAME
+        if not path.is_file():
+            continue
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise ValueError(f"{path}: the link leaves its folder; copy the file in")
+        corrections = Corrections.read(path).over(corrections)
+    return corrections
 
 
 def read_lexicon(folder: Path, language: str | None = None) -> Lexicon:
@@ -189,8 +255,8 @@ def read_lexicon(folder: Path, language: str | None = None) -> Lexicon:
 
 
 def _lexicon_digest(lexicon: Lexicon, source: Source) -> str | None:
-    """Names the words that may decide how a recording is read: those in its transcript, else all."""
-    part = lexicon if source.transcript is None else lexicon.part_for(source.transcript)
+    """Names the words that may decide how a recording is read: those in its transcript if that is all, else all."""
+    part = lexicon if source.transcript is None or source.corrections else lexicon.part_for(source.transcript)
     return part.digest if part else None
 
 
@@ -213,12 +279,13 @@ def read_card(folder: Path, voice: str) -> VoiceCard:
     if consent is not None and not isinstance(consent, dict):
         raise ValueError(f"{path}: consent must be a mapping (by, when, purpose, reference)")
     # Nested values could be aliases of aliases, which grow without bound when written out.
-    for key in ("language", "pronunciation", "licence", "license"):
+    for key in ("language", "pronunciation", "licence", "license", "reference"):
         if not _is_plain(sheet.get(key)):
             raise ValueError(f"{path}: {key} must be one value")
     for key, value in (consent or {}).items():
         if not isinstance(key, str) or not all(map(_is_plain, value if isinstance(value, list) else [value])):
             raise ValueError(f"{path}: consent.{key} must be one value or a list of values")
+    reference = _text(sheet.get("reference"))
     return VoiceCard(
         voice=voice,
         display_name=folder.name,
@@ -226,7 +293,28 @@ def read_card(folder: Path, voice: str) -> VoiceCard:
         pronunciation=_text(sheet.get("pronunciation")) or "keep",
         licence=_text(sheet.get("licence") or sheet.get("license")),
         consent=consent,
+        reference=reference,
+        reference_digest=_reference_digest(path, folder, reference),
     )
+
+
+def _reference_digest(path: Path, folder: Path, reference: str | None) -> str | None:
+    """The digest of the file that `reference:` in the card at `path` names. Raises ValueError if it cannot be used."""
+    if reference is None:
+        return None
+    named = f"{path}: reference is {reference!r}"
+    if "\0" in reference:
+        raise ValueError(f"{named}, which cannot be read (no file name holds a zero byte)")
+    try:
+        target = (folder / reference).resolve()
+        if not target.is_relative_to(folder.resolve()):
+            raise ValueError(f"{named}, which lies outside the voice's folder; copy the recording in")
+        if not target.is_file():
+            raise ValueError(f"{named}, but there is no such file in the voice's folder")
+        with target.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ValueError(f"{named}, which cannot be read ({error.strerror})") from error
 
 
 def _text(value: Any) -> str | None:
@@ -270,6 +358,7 @@ def _from_folder(root: Path) -> list[_Found]:
 def _merge(into: _Found, more: _Found) -> None:
     into.files += more.files
     into.rejections += more.rejections
+    into.stamps |= more.stamps
     into.folder = into.folder or more.folder
 
 
@@ -371,6 +460,83 @@ def _decode_text(data: bytes) -> str:
         return data.decode("latin-1")
 
 
+# --- an object store --------------------------------------------------------------------------------------------------
+
+
+def _from_objects(address: str) -> tuple[Path, list[_Found]]:
+    """A prefix of an object store as if it were a folder, and the folder where what is said of its voices now lies.
+
+    Cards, transcripts, lexicons and references are fetched, so that they are read as those of a folder are; recordings
+    stay where they are.
+    """
+    prefix = address.rstrip("/")
+    staged = Path(tempfile.mkdtemp(prefix="gsv-objects-")) / (prefix.rsplit("/", 1)[-1] or "recordings")
+    staged.mkdir()
+    atexit.register(shutil.rmtree, staged.parent, ignore_errors=True)
+    objects = {}
+    for stamp in list_objects(prefix):
+        parts = stamp.uri.removeprefix(prefix).strip("/").split("/")
+        if not any(part.startswith(".") or not part for part in parts):
+            objects[PurePosixPath(*parts)] = stamp
+    media = {name for name in objects if name.suffix.lower() in MEDIA_SUFFIXES}
+    texts = {name.with_suffix(suffix) for name in media for suffix in _SIDECARS}
+    texts |= {
+        name for name in objects if name.name in ("voice.yaml", LEXICON_NAME, CORRECTIONS_NAME) and len(name.parts) <= 2
+    }
+    unfit = _stage({name: objects[name] for name in texts if name in objects}, staged)
+    found: dict[str, _Found] = {}
+    for name in sorted(media, key=str):
+        folder = staged / name.parts[0] if len(name.parts) > 1 else staged
+        folder.mkdir(exist_ok=True)
+        voice = voice_name(folder.name)
+        if voice not in found:
+            path = PurePosixPath(folder.relative_to(staged)) / (_named_reference(folder) or "")
+            if path in objects:
+                _stage({path: objects[path]}, staged, most_bytes=_LONGEST_REFERENCE_BYTES)
+            found[voice] = _Found(card=read_card(folder, voice), folder=folder)
+        entry, stamp = found[voice], objects[name]
+        beside = next((text for suffix in _SIDECARS if (text := name.with_suffix(suffix)) in unfit), None)
+        try:
+            if beside is not None:
+                raise _RefusedError("unreadable", f"its transcript {beside.name}: {unfit[beside]}")
+            entry.files.append((stamp.uri, _sidecar(staged / name, staged)))
+        except _RefusedError as error:
+            entry.rejections.append(_rejected(voice, stamp.uri, error.reason, error.detail))
+        else:
+            entry.stamps[stamp.uri] = stamp
+    return staged, list(found.values())
+
+
+def _named_reference(folder: Path) -> str | None:
+    """The `reference:` of a card that was fetched, before the card is checked."""
+    try:
+        sheet = yaml.safe_load((folder / "voice.yaml").read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError, RecursionError):
+        return None  # `read_card` says what is wrong with it
+    reference = sheet.get("reference") if isinstance(sheet, dict) else None
+    return reference if isinstance(reference, str) and ".." not in reference.split("/") else None
+
+
+def _stage(
+    objects: Mapping[PurePosixPath, ObjectStamp], staged: Path, *, most_bytes: int = _LONGEST_TEXT_BYTES
+) -> dict[PurePosixPath, str]:
+    """Fetch objects below `staged` under their own names; why, for those that cannot be."""
+
+    def fetch(name: PurePosixPath) -> str | None:
+        if objects[name].size_bytes > most_bytes:
+            return f"longer than {most_bytes} bytes"
+        try:
+            (staged / name).parent.mkdir(parents=True, exist_ok=True)
+            (staged / name).write_bytes(read_object(objects[name].uri))
+        except (OSError, ValueError) as error:  # a name that no disk takes
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        answers = dict(zip(objects, pool.map(fetch, objects), strict=True))
+    return {name: answer for name, answer in answers.items() if answer is not None}
+
+
 # --- a table ----------------------------------------------------------------------------------------------------------
 
 
@@ -383,12 +549,21 @@ def _from_table(path: Path) -> list[_Found]:
         voice = voice_name(raw)
         entry = found.setdefault(voice, _Found(card=VoiceCard(voice=voice, display_name=raw)))
         place = Path(uri) if Path(uri).is_absolute() else path.parent / uri
+        address = object_address(uri) if "://" in uri else None
+        if "://" in uri and address is None:
+            entry.rejections.append(
+                _rejected(voice, uri, "bad_name", "recordings are read from disks and object stores")
+            )
+            continue
         if "\0" in uri:
             entry.rejections.append(_rejected(voice, uri, "bad_name", "the file name holds a NUL"))
             continue
         known = {key: _text(row[key]) for key in ("language", "transcript") if row.get(key)}
         if "language" in known:
             known["language"] = _lower(known["language"])
+        if address is not None:
+            entry.files.append((address, known))
+            continue
         try:
             beside = {} if "transcript" in known else _sidecar(place)
         except _RefusedError as error:
@@ -443,7 +618,10 @@ def _table_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _digests(
-    uris: list[str], corpus: Storage, on_file: Callable[[int, int], None] | None
+    uris: list[str],
+    stamps: Mapping[str, ObjectStamp],
+    corpus: Storage,
+    on_file: Callable[[int, int], None] | None,
 ) -> tuple[dict[str, tuple[int, str]], dict[str, str]]:
     """(size, digest) of every file, and why of those that cannot be read; unchanged files come from the inventory."""
     known = _load_inventory(corpus)
@@ -451,7 +629,9 @@ def _digests(
     unreadable: dict[str, str] = {}
     lines = []
     with ThreadPoolExecutor(max_workers=4) as pool:
-        for done, (uri, line) in enumerate(zip(uris, pool.map(lambda uri: _digest_of(uri, known), uris)), start=1):
+        for done, (uri, line) in enumerate(
+            zip(uris, pool.map(lambda uri: _digest_of(uri, stamps, known), uris)), start=1
+        ):
             if isinstance(line, str):
                 unreadable[uri] = line
             else:
@@ -462,25 +642,42 @@ def _digests(
     table = pa.Table.from_pylist(sorted(lines, key=lambda line: line["uri"]), schema=_INVENTORY_SCHEMA)
     buffer = io.BytesIO()
     pq.write_table(table, buffer)
-    if not known or known != {(line["uri"], line["size_bytes"], line["changed_ns"]): line["digest"] for line in lines}:
+    if not known or known != {_inventory_key(line): line["digest"] for line in lines}:
         corpus.write(_INVENTORY, buffer.getvalue())
     return digests, unreadable
 
 
-def _load_inventory(corpus: Storage) -> dict[tuple[str, int, int], str]:
+def _load_inventory(corpus: Storage) -> _Known:
     if not corpus.exists(_INVENTORY):
         return {}
     rows = pq.read_table(io.BytesIO(corpus.read(_INVENTORY))).to_pylist()
-    return {(row["uri"], row["size_bytes"], row["changed_ns"]): row["digest"] for row in rows}
+    return {_inventory_key(row): row["digest"] for row in rows}
 
 
-def _digest_of(uri: str, known: dict[tuple[str, int, int], str]) -> dict[str, Any] | str:
+def _inventory_key(row: dict[str, Any]) -> tuple[str, int, int, str | None]:
+    return row["uri"], row["size_bytes"], row["changed_ns"], row.get("etag")
+
+
+def _digest_of(uri: str, stamps: Mapping[str, ObjectStamp], known: _Known) -> dict[str, Any] | str:
+    if object_address(uri) == uri:
+        return _digest_of_object(uri, stamps.get(uri), known)
     try:
         status = os.stat(uri)  # noqa: PTH116 - as below
-        digest = known.get((uri, status.st_size, status.st_mtime_ns))
+        digest = known.get((uri, status.st_size, status.st_mtime_ns, None))
         if digest is None:
             with open(uri, "rb") as file:  # noqa: PTH123 - the name may be stranger than Path allows
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         return error.strerror or str(error)
     return {"uri": uri, "size_bytes": status.st_size, "changed_ns": status.st_mtime_ns, "digest": digest}
+
+
+def _digest_of_object(uri: str, stamp: ObjectStamp | None, known: _Known) -> dict[str, Any] | str:
+    try:
+        stamp = stamp or stamp_of(uri)
+        line = {"uri": uri, "size_bytes": stamp.size_bytes, "changed_ns": 0, "etag": stamp.etag}
+        # Without a stamp nothing tells a changed object from the one that was read.
+        digest = known.get(_inventory_key(line)) if stamp.etag else None
+        return {**line, "digest": digest or object_digest(uri)}
+    except (FileNotFoundError, PermissionError) as error:
+        return str(error) or type(error).__name__

@@ -7,7 +7,7 @@ it loads there (a model, an engine) is a separate object, made once per actor by
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -38,6 +38,10 @@ class Stage(ABC, Generic[Row, Result]):
     def load(self) -> Any:
         """Whatever `process` needs that is costly to make; called once per actor."""
         return None
+
+    def look_ahead(self, rows: Sequence[Row], model: Any) -> Any:  # noqa: ARG002
+        """The `model` for `process`, once it has seen all rows of a unit: where many at once are quicker than each."""
+        return model
 
     @abstractmethod
     def process(self, row: Row, model: Any) -> Iterator[Result | Rejection]:

@@ -1,19 +1,35 @@
 """Where a corpus lives: a local folder or an object store, behind the eight calls the layout needs.
 
 Nothing is ever seen half-written under its final name. A local write goes to a temporary name, is flushed to the disk
-and renamed; an object appears in its store when the whole of it has arrived.
+and renamed; an object appears in its store when the whole of it has arrived. A store that does not answer is asked
+again for a while; then, and where a disk is full, a StorageError says so in one line.
 """
 
+import asyncio
+import logging
 import os
+import random
+import time
 import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import fsspec
+from fsspec.asyn import AsyncFileSystem
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class StorageError(OSError):
+    """The corpus cannot be read or written where it lies: no unit can help it, so the run ends. One line."""
 
 
 class Storage(Protocol):
-    """Paths are relative to `root`, with `/` between their parts."""
+    """Paths are relative to `root`, with `/` between their parts. Any call may raise a StorageError."""
 
     root: str
 
@@ -49,6 +65,7 @@ class Storage(Protocol):
 
 
 _PARTIAL = ".partial"
+_SLOWEST_BYTES_PER_S = 1 << 20
 
 
 class LocalStorage:
@@ -112,25 +129,52 @@ class LocalStorage:
 
     def _temporary(self, path: str, data: bytes) -> Path:
         target = self.path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.parent / f".{uuid.uuid4().hex}{_PARTIAL}"
         try:
+            target.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-        except OSError:
-            temporary.unlink(missing_ok=True)  # a full disk would stay full of halves
-            raise
+        except OSError as error:
+            if temporary.exists():
+                temporary.unlink()  # a full disk would stay full of halves
+            raise StorageError(
+                f"{target}: cannot be written ({error.strerror or error}); mend that and run the same command again: "
+                "what is committed stays"
+            ) from error
         return temporary
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patience:
+    """How long a store that fails is asked again: a minute or two for a restart, then the run ends."""
+
+    attempts: int = 7
+    first_pause_s: float = 0.5
+    """Before the second attempt; doubled before each further one."""
+    timeout_s: float = 20.0
+    """For an answer of an S3 store (others keep their own), and for a write, which gets a second more per MB."""
 
 
 class ObjectStorage:
     """A prefix of an object store, reached through fsspec; addresses and secrets come from the environment."""
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, patience: Patience | None = None) -> None:
         self.root = uri.rstrip("/")
-        self._system, self._prefix = fsspec.core.url_to_fs(self.root)
+        self._patience = patience or Patience()
+        options: dict[str, Any] = {}
+        if self.root.startswith(("s3://", "s3a://")):
+            # Both layers below would try again, each time the other does: one place decides.
+            seconds = self._patience.timeout_s
+            options["config_kwargs"] = {
+                "retries": {"total_max_attempts": 1},
+                "connect_timeout": seconds,
+                "read_timeout": seconds,
+            }
+            options["skip_instance_cache"] = True
+        self._system, self._prefix = fsspec.core.url_to_fs(self.root, **options)
+        self._system.retries = 1
 
     def _key(self, path: str) -> str:
         if ".." in path.split("/") or path.startswith("/"):
@@ -138,41 +182,105 @@ class ObjectStorage:
         return f"{self._prefix}/{path}"
 
     def read(self, path: str) -> bytes:
-        return self._system.cat_file(self._key(path))
+        return self._asked(path, "read", lambda key: self._system.cat_file(key))
 
     def write(self, path: str, data: bytes) -> None:
-        self._system.pipe_file(self._key(path), data)
+        try:
+            self._asked(path, "written", lambda key: self._put(key, data, mode="overwrite"))
+        except FileNotFoundError as error:
+            raise StorageError(f"{self.root}: cannot be written ({error}); is the bucket there?") from error
 
     def write_if_absent(self, path: str, data: bytes) -> bool:
+        tried = 0
+
+        def put(key: str) -> bool:
+            nonlocal tried
+            tried += 1
+            try:
+                self._put(key, data, mode="create")  # If-None-Match: the store decides
+            except FileExistsError:
+                # An attempt before this one may have arrived, and only its answer have been lost.
+                return tried > 1 and self._system.cat_file(key) == data
+            return True
+
+        return self._asked(path, "written", put)
+
+    def exists(self, path: str) -> bool:
         try:
-            self._system.pipe_file(self._key(path), data, mode="create")  # If-None-Match: the store decides
-        except FileExistsError:
+            self._asked(path, "looked up", self._fresh(lambda key: self._system.info(key)))
+        except FileNotFoundError:
             return False
         return True
 
-    def exists(self, path: str) -> bool:
-        self._system.invalidate_cache()
-        return self._system.exists(self._key(path))
-
     def size_bytes(self, path: str) -> int:
-        return int(self._system.size(self._key(path)))
+        return int(self._asked(path, "looked up", self._fresh(lambda key: self._system.size(key))))
 
     def names(self, folder: str) -> list[str]:
-        self._system.invalidate_cache()
         try:
-            entries = self._system.ls(self._key(folder), detail=False)
+            entries = self._asked(folder, "listed", self._fresh(lambda key: self._system.ls(key, detail=False)))
         except FileNotFoundError:
             return []
         return sorted(entry.rstrip("/").rsplit("/", 1)[-1] for entry in entries)
 
     def delete(self, path: str) -> None:
         try:
-            self._system.rm(self._key(path), recursive=True)
+            self._asked(path, "deleted", self._fresh(lambda key: self._system.rm(key, recursive=True)))
         except FileNotFoundError:
             return
 
     def unfinished(self) -> list[str]:
         return []  # an object is there when the whole of it has arrived
+
+    def _put(self, key: str, data: bytes, *, mode: str) -> None:
+        system = self._system
+        if not isinstance(system, AsyncFileSystem):
+            system.pipe_file(key, data, mode=mode)
+            return
+        # No client ends a write that the other side stopped to read.
+        seconds = self._patience.timeout_s + len(data) / _SLOWEST_BYTES_PER_S
+
+        async def put() -> None:
+            await asyncio.wait_for(system._pipe_file(key, data, mode=mode), seconds)
+
+        fsspec.asyn.sync(system.loop, put)
+
+    def _fresh(self, call: Callable[[str], T]) -> Callable[[str], T]:
+        """`call` without what fsspec remembers of earlier answers: others write here, too."""
+
+        def asked(key: str) -> T:
+            self._system.invalidate_cache()
+            return call(key)
+
+        return asked
+
+    def _asked(self, path: str, done: str, call: Callable[[str], T]) -> T:
+        """The answer of the store to `call`, asked again with growing pauses while it fails.
+
+        Raises:
+            FileNotFoundError: it says that nothing is there.
+            StorageError: it refuses, or failed to the last attempt.
+        """
+        key, patience = self._key(path), self._patience
+        for attempt in range(1, patience.attempts + 1):
+            try:
+                return call(key)
+            except FileNotFoundError:
+                raise
+            except PermissionError as error:
+                raise StorageError(
+                    f"{self.root}/{path}: the store refuses access ({_line_of(error)}); check the credentials"
+                ) from error
+            except Exception as error:
+                # Every kind of store has errors of its own; whatever is no answer is asked for again.
+                if attempt == patience.attempts:
+                    raise StorageError(
+                        f"{self.root}/{path}: could not be {done} in {attempt} attempts ({_line_of(error)}); see to "
+                        "the store and run the same command again: what is committed stays"
+                    ) from error
+                logger.warning("%s/%s, attempt %d: %s", self.root, path, attempt, _line_of(error))
+                # Not all workers at once, when the store comes back.
+                time.sleep(patience.first_pause_s * 2 ** (attempt - 1) * random.uniform(0.75, 1.25))
+        raise AssertionError("the last attempt returns or raises")
 
 
 def open_storage(uri: str | Path) -> Storage:
@@ -191,3 +299,7 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _line_of(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -16,11 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from gsv_core.checkpoints.upstream_structure import (
+    MOST_REUSE,
     SETTINGS_CLASS,
     ZIP_HEADER,
     Settings,
     StoredTensor,
     Structure,
+    check_sums,
     checked_file,
     shown,
 )
@@ -34,7 +36,6 @@ _TABLES = ("weight", "model", "state_dict", "generator")
 networks, BigVGAN."""
 _DEEPEST_SETTINGS = 8
 _MOST_SETTINGS = 10_000
-_MOST_REUSE = 4
 
 
 class _SettingsObject:
@@ -67,6 +68,8 @@ def read_upstream(path: Path) -> UpstreamFile:
     """
     with checked_file(path) as (file, structure):
         name, stored = table_of(structure, path)
+        if structure.is_archive:
+            check_sums(file, path)
         try:
             with torch.serialization.safe_globals([(_SettingsObject, SETTINGS_CLASS)]):
                 content = torch.load(file, map_location="cpu", weights_only=True)
@@ -118,7 +121,7 @@ def table_of(structure: Structure, path: Path) -> tuple[str | None, dict[str, St
         table = content if name is None else content[name]
         if isinstance(table, dict) and table and all(isinstance(value, StoredTensor) for value in table.values()):
             total = sum(value.bytes for value in table.values())
-            if total > _MOST_REUSE * structure.file_bytes:
+            if total > MOST_REUSE * structure.file_bytes:
                 raise ValueError(f"{path} unpacks to {total} bytes of tensors out of {structure.file_bytes}")
             return name, {str(key): value for key, value in table.items()}
     raise ValueError(f"{path} holds no table of tensors")

@@ -29,7 +29,7 @@ from gsv_core.checkpoints.upstream_settings import (
     semantic_to_wave_config,
     text_to_semantic_config,
 )
-from gsv_core.checkpoints.upstream_structure import Settings, StoredTensor, checked_file, shown
+from gsv_core.checkpoints.upstream_structure import Settings, StoredTensor, checked_file, open_file, shown
 from gsv_core.networks.discriminators import Discriminators
 from gsv_core.networks.lora import FLOW_TARGETS, WRAPPED, WRAPPER
 from gsv_core.networks.semantic_to_mel import SemanticToMel, SemanticToMelConfig
@@ -61,6 +61,8 @@ _PUBLISHED_STARTS: Mapping[str, Release] = {
 """MD5 of the first 8 KiB of published generators that names do not tell apart; GPT-SoVITS knows them by it, too."""
 _START_BYTES = 8192
 _LATER = (Release.V2, Release.V2_PRO, Release.V2_PRO_PLUS, Release.V3, Release.V4)
+_RESUME_ENTRIES = {"iteration", "optimizer"}
+"""Of a resume state whose network is none of the known ones: what else must be in it to be called one."""
 _PATHS = re.compile(r"(_dir|_path|_file|^pretrained_)")
 
 
@@ -244,7 +246,7 @@ class _Recognition:
             if found is not None:
                 self.evidence.append(f"names such as {shown(found)}")
                 return part
-        if not self.is_resume_state:
+        if not (self.is_resume_state and self.entries.keys() >= _RESUME_ENTRIES):
             raise ValueError(
                 f"{self.path} is no file of GPT-SoVITS: {len(names)} tensors, such as {shown(next(iter(names)))}"
             )
@@ -432,11 +434,8 @@ def _of_safetensors(path: Path) -> FileDescription:
 
 
 def _start_of(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            start = file.read(_START_BYTES)
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+    with open_file(path) as file:
+        start = file.read(_START_BYTES)
     if not start:
         raise ValueError(f"{path} is empty (0 bytes); fetch it again")
     return start

@@ -42,13 +42,15 @@ _ALLOWED = frozenset({*_STORAGES, _TABLE, _TENSOR, _PARAMETER, SETTINGS_CLASS})
 
 _MOST_MEMBERS = 20_000
 _LONGEST_PICKLE = 8 << 20
+_MOST_OPCODES = 1_000_000
+"""Those of published and resumed files are some ten thousands; each may take a hundred bytes of memory."""
 _OLD_MAGIC = 0x1950A86A20F9469CFC6C
 """The number that torch's files before version 1.6 begin with, as a pickle."""
 _LOCAL_HEADER_BYTES = 30
 _NONSENSE = (ValueError, LookupError, TypeError, OverflowError, AttributeError, RecursionError, struct.error)
 """What reading a pickle of random opcodes raises."""
 _LONGEST_SHOWN = 120
-_MOST_REUSE = 4
+MOST_REUSE = 4
 """All tensors together may be this many times the file: tied weights are stored once, expanded ones are refused."""
 
 
@@ -80,6 +82,11 @@ class Structure:
     header: bytes
     file_bytes: int
 
+    @property
+    def is_archive(self) -> bool:
+        """Whether it is a zip archive; torch before 1.6 wrote pickles one after the other."""
+        return self.header == ZIP_HEADER or self.header in RELEASE_HEADERS
+
 
 @contextmanager
 def checked_file(path: Path) -> Iterator[tuple[IO[bytes], Structure]]:
@@ -88,15 +95,41 @@ def checked_file(path: Path) -> Iterator[tuple[IO[bytes], Structure]]:
     Raises:
         ValueError: it is missing, damaged, no file of torch's, or asks for more than tensors and settings.
     """
-    try:
-        raw = path.open("rb")
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
-    with raw:
+    with open_file(path) as raw:
         header = raw.read(len(ZIP_HEADER))
         raw.seek(0)
         file: IO[bytes] = io.BufferedReader(_Repaired(raw)) if header in RELEASE_HEADERS else raw
         yield file, _structure(file, header, path)
+
+
+def open_file(path: Path) -> IO[bytes]:
+    """`path` opened for reading.
+
+    Raises:
+        ValueError: it is missing or forbidden, or a folder, or a pipe or device, which might never end.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            raise ValueError(f"{path} is a {'folder' if path.is_dir() else 'pipe or device'}, not a file")
+        return path.open("rb")
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def check_sums(file: IO[bytes], path: Path) -> None:
+    """Compare every member of the archive with the checksum that was stored beside it, which torch does not.
+
+    Raises:
+        ValueError: one differs.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, NotImplementedError, OSError, EOFError, RuntimeError) as error:
+        raise ValueError(f"{path} is a damaged archive: {error}") from error
+    if damaged is not None:
+        raise ValueError(f"{path} is damaged: its member {shown(damaged)} is not what was written; fetch it again")
+    file.seek(0)
 
 
 def _structure(file: IO[bytes], header: bytes, path: Path) -> Structure:
@@ -254,7 +287,9 @@ class _Machine:
         self._outer: list[list[Any]] = []
         self._memo: dict[int, Any] = {}
         try:
-            for opcode, argument, _ in pickletools.genops(data):
+            for number, (opcode, argument, _) in enumerate(pickletools.genops(data)):
+                if number >= _MOST_OPCODES:
+                    raise _RefusedError(f"is damaged: its pickle has more than {_MOST_OPCODES} steps")
                 if opcode.name == "STOP":
                     return self._stack.pop()
                 self._step(opcode.name, argument)
@@ -266,7 +301,7 @@ class _Machine:
         raise _RefusedError("is damaged: its pickle has no end")
 
     def check_total(self, file_bytes: int) -> None:
-        if self._tensor_bytes > _MOST_REUSE * file_bytes:
+        if self._tensor_bytes > MOST_REUSE * file_bytes:
             raise _RefusedError(f"unpacks to {self._tensor_bytes} bytes of tensors out of {file_bytes}")
 
     def _step(self, opcode: str, argument: Any) -> None:

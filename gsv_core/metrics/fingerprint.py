@@ -31,7 +31,7 @@ _BITS = np.array([bin(byte).count("1") for byte in range(256)], dtype=np.uint8)
 
 @dataclass(frozen=True, kw_only=True)
 class Copy:
-    """Which other fingerprint, by its place in the list, holds the same audio; `distance` is their share of other bits."""
+    """Which other fingerprint, by its place in the list, holds the same audio; `distance`: share of other bits."""
 
     of: int
     distance: float

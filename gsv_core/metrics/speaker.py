@@ -1,4 +1,4 @@
-"""Speaker vectors to likeness: cosines, and the centre of a voice that a few strangers cannot move.
+"""Speaker vectors to likeness: cosines, the centre of a voice among strangers, and whether a clip has one speaker.
 
 Axes: N vectors, K their width.
 """
@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-_ROUNDS = 10
 _MOST_GROUPED = 1_000
 """Vectors that are grouped one by one; of more, evenly spaced ones stand for all, since the work is quadratic."""
 _LEAST_LEVEL_DB = -30.0
@@ -23,51 +22,75 @@ def cosine(first: np.ndarray, second: np.ndarray) -> float:
     return float(np.clip(left @ right / length, -1.0, 1.0)) if length else 0.0
 
 
-def robust_centroid(vectors: Sequence[np.ndarray] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """N vectors (K,) -> (the centre of their majority (K,) of unit length, each one's cosine to it (N,)).
+def robust_centroid(
+    vectors: Sequence[np.ndarray] | np.ndarray, weights: Sequence[float], least_cosine: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """N vectors (K,) -> (the centre of the heaviest speaker (K,) of unit length, each one's cosine to it (N,)).
 
-    The vector with the highest median cosine to all others starts; then the mean of the nearer half is taken until it
-    rests. Up to half of the clips may be someone else's without moving it.
+    A mean over the `majority` alone, so that no stranger moves it.
 
     Raises:
         ValueError: there are no vectors, or one of them is zero.
     """
     rows = _unit(vectors)
-    centre = rows[int(np.argmax(np.median(rows @ rows.T, axis=1)))]
-    half = (len(rows) + 2) // 2
-    kept: np.ndarray | None = None
-    for _ in range(_ROUNDS):
-        # Stable order: equal cosines keep the order of the clips, so that the result does not hang on the sort.
-        nearest = np.sort(np.argsort(-(rows @ centre), kind="stable")[:half])
-        if kept is not None and np.array_equal(nearest, kept):
-            break
-        kept = nearest
-        mean = rows[nearest].mean(axis=0)
-        centre = mean / max(float(np.linalg.norm(mean)), 1e-12)
+    centre = rows[majority(rows, weights, least_cosine)].mean(axis=0)
+    centre /= max(float(np.linalg.norm(centre)), 1e-12)
     return centre.astype(np.float32), np.clip(rows @ centre, -1.0, 1.0).astype(np.float32)
 
 
-def majority(vectors: np.ndarray, weights: Sequence[float], least_cosine: float) -> np.ndarray:
-    """N vectors (N, K) with the weight of each -> the places (M,) of those that make up the heaviest speaker.
+def centroid_near(
+    vectors: Sequence[np.ndarray] | np.ndarray, reference: np.ndarray, least_cosine: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """The same for the speaker of `reference` (K,): the centre of the group that it falls into.
 
-    Groups are merged, the nearest two first, while their centres' cosine reaches `least_cosine`; so two speakers of
-    equal share fall apart, where a mean would lie between them. Of equally heavy groups the one that comes first wins.
+    Raises:
+        ValueError: there are no vectors, one of them is zero, or the reference has another width.
+    """
+    rows, own = _unit(vectors), _unit(reference[None])
+    if rows.shape[1] != own.shape[1]:
+        raise ValueError(f"centroid: the reference is {own.shape[1]} wide, the vectors {rows.shape[1]}")
+    chosen = np.concatenate([own, rows[_standing_for(len(rows))]])
+    group = _groups(chosen, least_cosine)
+    centre = chosen[group == group[0]].mean(axis=0)
+    centre /= max(float(np.linalg.norm(centre)), 1e-12)
+    return centre.astype(np.float32), np.clip(rows @ centre, -1.0, 1.0).astype(np.float32)
+
+
+def majority(vectors: Sequence[np.ndarray] | np.ndarray, weights: Sequence[float], least_cosine: float) -> np.ndarray:
+    """N vectors (K,) with the weight of each -> the places (M,) of those that make up the heaviest speaker.
+
+    Two speakers of equal share are two groups, where a mean would lie between them. Of equally heavy groups the one
+    that comes first wins; of very many vectors some stand for all.
 
     Raises:
         ValueError: there are no vectors, or one of them is zero.
     """
     rows = _unit(vectors)
-    chosen = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), _MOST_GROUPED)).round().astype(int))
-    sums, weight = rows[chosen].copy(), np.asarray(weights, dtype=np.float64)[chosen]
-    group = np.arange(len(chosen))
-    alive = np.ones(len(chosen), dtype=bool)
+    chosen = _standing_for(len(rows))
+    group = _groups(rows[chosen], least_cosine)
+    heaviest = int(np.argmax(np.bincount(group, weights=np.asarray(weights, dtype=np.float64)[chosen])))
+    return chosen[group == heaviest]
+
+
+def _standing_for(count: int) -> np.ndarray:
+    return np.unique(np.linspace(0, count - 1, min(count, _MOST_GROUPED)).round().astype(int))
+
+
+def _groups(rows: np.ndarray, least_cosine: float) -> np.ndarray:
+    """(N, K) of unit length -> the group (N,) of each, named by its first place.
+
+    The two nearest groups become one, again and again, while their centres' cosine reaches `least_cosine`.
+    """
+    sums = rows.copy()
+    group = np.arange(len(rows))
+    alive = np.ones(len(rows), dtype=bool)
     likeness = sums @ sums.T
     np.fill_diagonal(likeness, -np.inf)
-    while len(chosen) > 1:
-        first, second = divmod(int(np.argmax(likeness)), len(chosen))
-        if likeness[first, second] < least_cosine:
+    while alive.sum() > 1:
+        places = divmod(int(np.argmax(likeness)), len(rows))
+        if likeness[places] < least_cosine:
             break
-        first, second = min(first, second), max(first, second)
+        first, second = sorted(places)
         sums[first] += sums[second]
         group[group == second] = first
         alive[second] = False
@@ -76,8 +99,7 @@ def majority(vectors: np.ndarray, weights: Sequence[float], least_cosine: float)
         nearness = np.where(alive, sums @ sums[first] / lengths, -np.inf)
         nearness[first] = -np.inf
         likeness[first, :] = likeness[:, first] = nearness
-    heaviest = int(np.argmax(np.bincount(group, weights=weight, minlength=len(chosen))))
-    return chosen[group == heaviest]
+    return group
 
 
 def windows(wave: np.ndarray, rate_hz: int, *, seconds: float = _CHANGE_S) -> list[np.ndarray]:
@@ -107,7 +129,9 @@ def consistency(vectors: Sequence[np.ndarray]) -> float | None:
         return None
     rows = np.asarray(vectors, dtype=np.float64)
     # The window over the place itself belongs to neither side.
-    return min(cosine(rows[:place].mean(axis=0), rows[place + 1 :].mean(axis=0)) for place in range(1, len(rows) - 1))
+    places = range(1, len(rows) - 1)
+    # numpy's minimum answers with NaN where there is one; Python's hangs on the order.
+    return float(np.min([cosine(rows[:place].mean(axis=0), rows[place + 1 :].mean(axis=0)) for place in places]))
 
 
 def _unit(vectors: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:

@@ -115,6 +115,25 @@ def merge_lora(network: nn.Module) -> None:
                 setattr(module, leaf, nn.Parameter(merged, requires_grad=False))
 
 
+def fold_factors(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`weights` with each pair of factors replaced by the matrix they belong to, theirs or else of `own`, and B A.
+
+    Raises:
+        ValueError: factors without a pair or without a matrix.
+    """
+    factors = {name: tensor for name, tensor in weights.items() if name.endswith((".lora_A", ".lora_B"))}
+    whole = {name: tensor for name, tensor in weights.items() if name not in factors}
+    for owner in sorted({name.rpartition(".")[0] for name in factors}):
+        name = owner if owner in own else f"{owner}.weight"
+        down, up = factors.get(f"{owner}.lora_A"), factors.get(f"{owner}.lora_B")
+        if name not in own or down is None or up is None:
+            raise ValueError(
+                f"weights do not fit the base: LoRA's factors of {owner} are not a pair that belongs to it"
+            )
+        whole[name] = whole.get(name, own[name]).float() + up.float() @ down.float()
+    return whole
+
+
 def trained_state(network: nn.Module) -> dict[str, Tensor]:
     """What upstream saves of a network with adapters: everything but frozen parameters, buffers included."""
     frozen = {_plain(name) for name, parameter in network.named_parameters() if not parameter.requires_grad}

@@ -7,15 +7,15 @@ through a linear layer whose bias is added even where there is no vector. Parame
 (without their prefix `model.`). A new network draws its weights from torch's global generator.
 
 Decoding is `prefill` once, then `step` per token. What a step costs is reading weights and cache: keys and values are
-written in place, rows of different length share a batch, and for batches on a CPU the weights are laid out anew.
+written in place, rows of different length share a batch, and on a CPU the weights are laid out as they are read.
 Shapes: B batch, P phonemes, S semantic tokens, L columns (P + S), V vocabulary, D width, H heads, W width of the text
 vectors.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import cast
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -78,14 +78,28 @@ class SemanticForward:
         return (hits & real).sum() / real.sum()
 
 
-_SPAN_COLUMNS = 64
+_SPAN_COLUMNS = 16
 """Attention looks at a multiple of this many columns, so that the shapes of a step seldom change."""
 
-_PANEL_ROWS, _PANEL_BATCH = 32, 4
-"""Outputs side by side in a panel of weights; rows in a batch from which repacking pays."""
+_PANEL_WIDTH = 32
+"""Outputs side by side in a panel of weights: what MKL's products with few rows like best."""
 
-LayerWeights = tuple[Tensor, ...]
-"""What a step reads of one layer: into attention, out of it, into the feed-forward part, out of it."""
+
+class LayerWeights(NamedTuple):
+    """What a step reads of one layer, weights in the layout that `_project` wants."""
+
+    into: Tensor
+    into_bias: Tensor
+    out: Tensor
+    out_bias: Tensor
+    norm1: Tensor
+    norm1_bias: Tensor
+    wide: Tensor
+    wide_bias: Tensor
+    narrow: Tensor
+    narrow_bias: Tensor
+    norm2: Tensor
+    norm2_bias: Tensor
 
 
 @dataclass
@@ -96,16 +110,15 @@ class SemanticCache:
     """
 
     past: list[Tensor]
-    """per layer (B, 2, H, capacity, D / H): keys and values"""
+    """per layer (2, H, B, capacity, D / H): keys and values"""
     bias: Tensor
-    """(B, 1, 1, capacity): 0, and minus infinity where a column is padding"""
-    column: Tensor
-    """(1,) int64: where the next token goes"""
+    """(1, B, 1, capacity): 0, and minus infinity where a column is padding or not yet written"""
     positions: Tensor
     """(B,) int64: the position of the next token of each row"""
     weights: list[LayerWeights]
     length: int
-    """the same number as `column`, known without asking the device"""
+    """columns written so far: where the next token goes"""
+    _view: tuple[Tensor, list[Tensor]] | None = field(default=None, init=False, repr=False)
 
     @property
     def capacity(self) -> int:
@@ -113,9 +126,11 @@ class SemanticCache:
 
     def window(self) -> tuple[Tensor, list[Tensor]]:
         """`bias` and `past` cut to the columns that the next step looks at; those ahead are hidden there."""
-        needed = self.length + 1
-        span = needed + -needed % _SPAN_COLUMNS
-        return self.bias[..., :span], [past[:, :, :, :span] for past in self.past]
+        if self._view is None or self._view[0].shape[3] <= self.length:
+            needed = self.length + 1
+            span = needed + -needed % _SPAN_COLUMNS
+            self._view = self.bias[..., :span], [past[..., :span, :] for past in self.past]
+        return self._view
 
     def reserve(self, columns: int) -> None:
         """Make room for `columns` more; doubles the capacity, so that repeated growth stays cheap."""
@@ -123,12 +138,14 @@ class SemanticCache:
             return
         extra = max(self.capacity, self.length + columns - self.capacity)
         self.past = [functional.pad(past, (0, 0, 0, extra)) for past in self.past]
-        self.bias = functional.pad(self.bias, (0, extra))
+        self.bias = functional.pad(self.bias, (0, extra), value=-torch.inf)
+        self._view = None
 
     def keep(self, rows: Tensor) -> None:
         """Forget all rows but `rows` (int64), whose order becomes that of the batch."""
-        self.past = [past[rows] for past in self.past]
-        self.bias, self.positions = self.bias[rows], self.positions[rows]
+        self.past = [past[:, :, rows] for past in self.past]
+        self.bias, self.positions = self.bias[:, rows], self.positions[rows]
+        self._view = None
 
 
 class TextToSemantic(nn.Module):
@@ -145,6 +162,11 @@ class TextToSemantic(nn.Module):
         self.h = _Transformer(config)
         self.ar_predict_layer = nn.Linear(config.width, config.token_count, bias=False)
         self.token_drop = nn.Dropout(config.token_dropout)
+        self._laid_out: _LaidOut | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles go without the weights laid out for decoding."""
+        return self.__dict__ | {"_laid_out": None}
 
     def forward(
         self,
@@ -221,16 +243,13 @@ class TextToSemantic(nn.Module):
         x = torch.cat([self._embed_text(phoneme_ids, text_vectors), self._embed_tokens(prompt)], dim=1)
         length = x.shape[1]
         room += -(length + room) % _SPAN_COLUMNS
-        hidden = functional.pad(~torch.cat([text, audio], dim=1), (0, room))[:, None, None]
+        hidden = functional.pad(~torch.cat([text, audio], dim=1), (0, room), value=True)[None, :, None]
+        heads, width = self.config.heads, self.config.width // self.config.heads
         cache = SemanticCache(
-            past=[
-                x.new_zeros(batch, 2, self.config.heads, length + room, self.config.width // self.config.heads)
-                for _ in self.h.layers
-            ],
+            past=[x.new_zeros(2, heads, batch, length + room, width) for _ in self.h.layers],
             bias=x.new_zeros(hidden.shape).masked_fill(hidden, -torch.inf),
-            column=torch.tensor([length], device=device),
             positions=prompt_lengths.clone(),
-            weights=[layer.step_weights(batch) for layer in self.h.blocks()],
+            weights=self.step_weights(batch),
             length=length,
         )
         x = self.h(x, _prefix_mask(text, audio), real=_real_columns(text, audio), past=cache.past)
@@ -242,14 +261,14 @@ class TextToSemantic(nn.Module):
         """Append one token per row (B,) and predict the next: logits (B, V). The cache is updated in place."""
         cache.reserve(1)
         self.ar_audio_position.reach(cache.capacity)
-        logits = self.decode(tokens, cache.column, cache.positions, *cache.window(), cache.weights)
+        logits = self.decode(tokens, cache.length, cache.positions, *cache.window(), cache.weights)
         cache.length += 1
         return logits
 
     def decode(
         self,
         tokens: Tensor,
-        column: Tensor,
+        column: int | Tensor,
         positions: Tensor,
         bias: Tensor,
         past: Sequence[Tensor],
@@ -257,17 +276,28 @@ class TextToSemantic(nn.Module):
     ) -> Tensor:
         """The tensors of a step: what is named as in `SemanticCache`, `past` and `bias` cut to the columns in view.
 
-        Writes `past` and advances `column` and `positions` in place. Nothing here depends on a value, so that it can be
-        compiled or captured in a graph as it stands.
+        Writes `past` and `bias` at `column` and advances `positions` in place. With `column` as a tensor, (1,) int64,
+        nothing here depends on a value, so that it can be compiled or captured in a graph as it stands.
         """
         x = self.ar_audio_position.at(self.ar_audio_embedding(tokens), positions)
-        ahead = torch.arange(bias.shape[3], device=bias.device) > column
-        bias = bias.masked_fill(ahead, -torch.inf)
-        for layer, layer_past, layer_weights in zip(self.h.blocks(), past, weights, strict=True):
-            x = layer.step(x, layer_past, column, bias, layer_weights)
-        column.add_(1)
+        _write(bias.mT, column, bias.new_zeros(1, len(tokens), 1, 1))
+        for layer_past, layer_weights in zip(past, weights, strict=True):
+            x = _layer_step(x, column, bias, layer_past, layer_weights)
         positions.add_(1)
         return self.ar_predict_layer(x)
+
+    def step_weights(self, rows: int) -> list[LayerWeights]:
+        """The weights laid out for steps of `rows` rows; float32 on a CPU as a copy, kept until the weights change."""
+        parameters = list(self.h.parameters())
+        if parameters[0].device.type != "cpu" or parameters[0].dtype != torch.float32:
+            return [layer.step_weights(None) for layer in self.h.blocks()]
+        width = 0 if rows == 1 else _PANEL_WIDTH
+        # A change in place counts up the version. What replaces tensors lies elsewhere: the layout holds old biases.
+        state = (width, [(one.data_ptr(), 0 if one.is_inference() else one._version) for one in parameters])
+        if self._laid_out is None or self._laid_out.state != state:
+            self._laid_out = None  # one copy at a time
+            self._laid_out = _LaidOut(state, [layer.step_weights(width) for layer in self.h.blocks()])
+        return self._laid_out.weights
 
     def _embed_text(self, phoneme_ids: Tensor, text_vectors: Tensor | None) -> Tensor:
         embedded = self.token_drop(self.ar_text_embedding(phoneme_ids))
@@ -288,11 +318,12 @@ class GraphedStep:
     def __init__(self, network: TextToSemantic, cache: SemanticCache) -> None:
         self.cache = cache
         self.tokens = torch.zeros_like(cache.positions)
+        self.column = torch.tensor([cache.length], device=self.tokens.device)
         network.ar_audio_position.reach(cache.capacity)
-        column, positions = cache.column.clone(), cache.positions.clone()
+        positions = cache.positions.clone()
 
         def decode() -> Tensor:
-            return network.decode(self.tokens, cache.column, cache.positions, cache.bias, cache.past, cache.weights)
+            return network.decode(self.tokens, self.column, cache.positions, cache.bias, cache.past, cache.weights)
 
         with torch.no_grad(), torch.cuda.device(self.tokens.device):
             # Libraries set themselves up in their first call, which cannot be captured.
@@ -301,7 +332,6 @@ class GraphedStep:
             with torch.cuda.stream(aside):
                 decode()
             torch.cuda.current_stream().wait_stream(aside)
-            cache.column.copy_(column)
             cache.positions.copy_(positions)
             self.graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(self.graph):
@@ -312,6 +342,7 @@ class GraphedStep:
         assert cache is self.cache, "a graph belongs to the cache it was captured with"
         assert cache.length < cache.capacity, "a captured cache cannot grow"
         self.tokens.copy_(tokens)
+        self.column.fill_(cache.length)
         self.graph.replay()
         cache.length += 1
         return self.logits
@@ -432,22 +463,21 @@ class _Layer(nn.Module):
         x = self.norm1(x + self.drop(self.self_attn(x, mask, places, past, attention_dropout)))
         return self.norm2(x + self.drop(self.linear2(self.drop(torch.relu(self.linear1(x))))))
 
-    def step(self, x: Tensor, past: Tensor, column: Tensor, bias: Tensor, weights: LayerWeights) -> Tensor:
-        """`forward` of one column per row without dropout, (B, D) -> (B, D), with what `step_weights` gave."""
+    @torch.no_grad()
+    def step_weights(self, panel_width: int | None) -> LayerWeights:
+        """What `_layer_step` reads: as `_laid_out` says."""
         attention = self.self_attn
-        into, out, wide, narrow = weights
-        packed = _project(x, into, attention.in_proj_bias).unflatten(1, (3, attention.heads, 1, -1))
-        past.index_copy_(3, column, packed[:, 1:])
-        keys, values = past.unbind(1)
-        mixed = functional.scaled_dot_product_attention(packed[:, 0], keys, values, attn_mask=bias)
-        x = self.norm1(_project(mixed.flatten(1), out, attention.out_proj.bias) + x)
-        return self.norm2(_project(_project(x, wide, self.linear1.bias).relu_(), narrow, self.linear2.bias) + x)
-
-    def step_weights(self, batch: int) -> LayerWeights:
-        """The weights in the layout that suits steps of `batch` rows."""
-        attention = self.self_attn
-        weights = (attention.in_proj_weight, attention.out_proj.weight, self.linear1.weight, self.linear2.weight)
-        return tuple(_panels(weight) if _prefers_panels(weight, batch) else weight for weight in weights)
+        head_width = len(attention.in_proj_bias) // 3 // attention.heads
+        return LayerWeights(
+            *_laid_out(attention.in_proj_weight, attention.in_proj_bias, panel_width and head_width),
+            *_laid_out(attention.out_proj.weight, attention.out_proj.bias, panel_width),
+            self.norm1.weight,
+            self.norm1.bias,
+            *_laid_out(self.linear1.weight, self.linear1.bias, panel_width),
+            *_laid_out(self.linear2.weight, self.linear2.bias, panel_width),
+            self.norm2.weight,
+            self.norm2.bias,
+        )
 
 
 class _SelfAttention(nn.Module):
@@ -462,36 +492,67 @@ class _SelfAttention(nn.Module):
         nn.init.zeros_(self.out_proj.bias)
 
     def forward(self, x: Tensor, mask: Tensor, places: _Places, past: Tensor | None, attention_dropout: bool) -> Tensor:
-        """As `places` has it, (B, L, D) or (N, D); leaves keys and values in `past` (B, 2, H, capacity, D / H)."""
+        """As `places` has it, (B, L, D) or (N, D); leaves keys and values in `past`."""
         packed = places.spread(functional.linear(x, self.in_proj_weight, self.in_proj_bias))
         packed = packed.unflatten(2, (3, self.heads, -1)).permute(0, 2, 3, 1, 4)  # (B, 3, H, L, D / H)
-        if past is not None:
-            past[:, :, :, : packed.shape[3]] = packed[:, 1:]
         queries, keys, values = packed.unbind(1)
+        if past is not None:
+            past[..., : packed.shape[3], :] = packed[:, 1:].permute(1, 2, 0, 3, 4)
         dropout = self.dropout if self.training and attention_dropout else 0.0
         mixed = functional.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, dropout_p=dropout)
         return self.out_proj(places.gather(mixed.transpose(1, 2).flatten(2)))
 
 
-def _prefers_panels(weight: Tensor, batch: int) -> bool:
-    """Whether steps of `batch` rows are faster on `_panels`, as measured with MKL, which repacks plain weights."""
-    return (
-        batch >= _PANEL_BATCH
-        and weight.device.type == "cpu"
-        and weight.dtype == torch.float32
-        and weight.shape[0] % _PANEL_ROWS == 0
-        and torch.backends.mkl.is_available()
-    )
+@dataclass(frozen=True)
+class _LaidOut:
+    """Weights laid out for decoding, and what they were laid out from."""
+
+    state: tuple[int, list[tuple[int, int]]]
+    weights: list[LayerWeights]
 
 
-def _panels(weight: Tensor) -> Tensor:
-    """A copy of (N, K) whose products with few rows read it in order: (N / 32, K, 32)."""
-    return weight.unflatten(0, (-1, _PANEL_ROWS)).transpose(1, 2).contiguous()
+def _laid_out(weight: Tensor, bias: Tensor, panel_width: int | None) -> tuple[Tensor, Tensor]:
+    """Weight (N, K) and bias (N,) for `_project`: what a step reads lies in the order in which it is read.
+
+    `panel_width` None: (K, N) without a copy; 0: (K, N), best for one row; R: panels (N / R, K, R), best for several.
+    """
+    if not panel_width:
+        return weight.t() if panel_width is None else weight.t().contiguous(), bias
+    if len(weight) % panel_width:
+        panel_width = len(weight)
+    return weight.unflatten(0, (-1, panel_width)).transpose(1, 2).contiguous(), bias.view(-1, 1, panel_width)
 
 
 def _project(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """`functional.linear`, (B, K) -> (B, N), of a weight (N, K) or its panels."""
+    """The linear layer of what `_laid_out` gave, (B, K) -> (B, N)."""
     if weight.ndim == 2:
-        return functional.linear(x, weight, bias)
-    panels = torch.baddbmm(bias.view(len(weight), 1, -1), x.expand(len(weight), -1, -1), weight)
-    return panels.transpose(0, 1).flatten(1)
+        return torch.addmm(bias, x, weight)
+    return torch.baddbmm(bias, x.expand(len(weight), -1, -1), weight).transpose(0, 1).reshape(len(x), -1)
+
+
+def _project_heads(x: Tensor, weight: Tensor, bias: Tensor, width: int) -> Tensor:
+    """`_project` with the heads first, (B, K) -> (N / width, B, width); panels are as wide as a head."""
+    if weight.ndim == 3:
+        return torch.baddbmm(bias, x.expand(len(weight), -1, -1), weight)
+    return torch.addmm(bias, x, weight).view(len(x), -1, width).transpose(0, 1)
+
+
+def _write(past: Tensor, column: int | Tensor, new: Tensor) -> None:
+    """Put `new` (..., 1, N) into `past` (..., capacity, N) in place; a number is several times faster on a CPU."""
+    if isinstance(column, int):
+        past.select(-2, column).copy_(new.squeeze(-2))
+    else:
+        past.index_copy_(-2, column, new)
+
+
+def _layer_step(x: Tensor, column: int | Tensor, bias: Tensor, past: Tensor, weights: LayerWeights) -> Tensor:
+    """`_Layer.forward` of one column per row without dropout, (B, D) -> (B, D)."""
+    into, into_bias, out, out_bias, norm1, norm1_bias, wide, wide_bias, narrow, narrow_bias, norm2, norm2_bias = weights
+    _, heads, batch, _, width = past.shape
+    packed = _project_heads(x, into, into_bias, width).reshape(3, heads, batch, 1, width)
+    _write(past, column, packed[1:])
+    mixed = functional.scaled_dot_product_attention(packed[0], past[0], past[1], attn_mask=bias)
+    mixed = mixed.transpose(0, 1).reshape(x.shape)
+    x = torch.layer_norm(_project(mixed, out, out_bias).add_(x), norm1.shape, norm1, norm1_bias)
+    thought = _project(_project(x, wide, wide_bias).relu_(), narrow, narrow_bias)
+    return torch.layer_norm(thought.add_(x), norm2.shape, norm2, norm2_bias)

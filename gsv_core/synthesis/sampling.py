@@ -195,6 +195,8 @@ def draw_tokens(scores: Tensor, seen: Tensor, sampling: Sampling, clocks: Tensor
     penalty = sampling.repetition_penalty
     scores = torch.where(seen, torch.where(scores < 0, scores * penalty, scores / penalty), scores)
     best = scores.argmax(dim=-1)
+    if sampling.top_k == 1:
+        return best, best
     if sampling.top_p < 1:
         scores = _keep_top_p(scores, sampling.top_p)
     scores = scores / sampling.temperature

@@ -8,7 +8,7 @@ Shapes: P phonemes, S tokens, T samples, F frequency bins, L frames, K speaker v
 import copy
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -21,12 +21,14 @@ from gsv_core.checkpoints.base import BaseModel
 from gsv_core.checkpoints.weights import load_weights, save_weights, write_json
 from gsv_core.features import RATE_HZ, Features, extract_features, text_vectors_of
 from gsv_core.networks.layers import fold_weight_norm
+from gsv_core.networks.lora import fold_factors
 from gsv_core.networks.semantic_to_mel import SemanticToMel, denormalise_mel
 from gsv_core.networks.semantic_to_wave import SemanticToWave
 from gsv_core.synthesis.continuation import MelPrompt, continue_mel, mel_prompt, no_prompt
 from gsv_core.synthesis.sampling import Sampling, Sentence, clocks_of, sample_sentences
 from gsv_core.text.front_end import PhonemisedText, UnspeakableText, cut_text, phonemise
 from gsv_core.text.lexicon import Lexicon
+from gsv_core.text.mandarin_polyphones import Polyphones
 from gsv_core.training.draws import generator_of
 
 _Network = TypeVar("_Network", bound=nn.Module)
@@ -56,14 +58,29 @@ class Prompt:
     clip_id: str | None = None
 
     @classmethod
-    def of(cls, base: BaseModel, wave: np.ndarray, text: str, language: str, *, clip_id: str | None = None) -> Self:
+    def of(
+        cls,
+        base: BaseModel,
+        wave: np.ndarray,
+        text: str,
+        language: str,
+        *,
+        clip_id: str | None = None,
+        silence_s: float = 0.0,
+    ) -> Self:
         """The Prompt made of a recording (T,) at 32 kHz and its transcript.
+
+        `silence_s` of digital silence follows the recording when its tokens are made, and only then: upstream's
+        inference has 0.6 s there.
 
         Raises:
             UnspeakableText: the transcript has no phoneme.
         """
         phonemised = phonemise(text, language, release=base.spec.symbols)
         features = extract_features(base, wave, phonemised)
+        if silence_s:
+            longer = np.concatenate([wave, np.zeros(round(silence_s * RATE_HZ), dtype=wave.dtype)])
+            features = replace(features, tokens=extract_features(base, longer, None).tokens)
         return cls.of_features(features, wave, text, language, phonemised.ids, clip_id=clip_id)
 
     @classmethod
@@ -155,8 +172,13 @@ class Synthesiser:
         *,
         sampling: Sampling | None = None,
         device: torch.device | str = "cpu",
+        upstream_bound: bool = False,
+        polyphones: Polyphones | None = None,
     ) -> None:
         """Either file may be None: that half stays the base's.
+
+        `upstream_bound` ends sentences that do not end by themselves as upstream does: it goes on to one token more
+        than the bound and loses the first. `polyphones` read Mandarin as for the voice's corpus.
 
         Raises:
             ValueError: a file is damaged, belongs to another base, or does not fit the network.
@@ -164,6 +186,8 @@ class Synthesiser:
         self.base = base
         self.device = torch.device(device)
         self.sampling = sampling or Sampling()
+        self.upstream_bound = upstream_bound
+        self.polyphones = polyphones
         self.text_to_semantic = _with_weights(base.text_to_semantic, _weights_of(semantic_weights, base), self.device)
         self.acoustic = _with_weights(base.acoustic, _weights_of(wave_weights, base), self.device)
         self.vocoder = None if base.vocoder is None else _with_weights(base.vocoder, {}, self.device)
@@ -232,9 +256,12 @@ class Synthesiser:
 
     def _sentences(self, text: str, language: str, cut: str, lexicon: Lexicon | None) -> list[PhonemisedText]:
         sentences = []
+        symbols = self.base.spec.symbols
         for piece in cut_text(text, cut):
             try:
-                sentences.append(phonemise(piece, language, release=self.base.spec.symbols, lexicon=lexicon))
+                sentences.append(
+                    phonemise(piece, language, release=symbols, lexicon=lexicon, polyphones=self.polyphones)
+                )
             except UnspeakableText:
                 continue  # a piece of punctuation; the whole text is judged below
         if not sentences:
@@ -269,20 +296,21 @@ class Synthesiser:
         # Tokens whose phonemes are unknown would be taken for those of the sentence, so they are left out.
         written = len(prompt.phoneme_ids) > 0
         pace = len(prompt.tokens) / len(prompt.phoneme_ids) if written else None
+        bounds = [self.sampling.most_tokens(len(sentence.ids), pace) for sentence in sentences]
         asked = [
             Sentence(
                 phoneme_ids=torch.cat([prompt.phoneme_ids, torch.tensor(sentence.ids)]).to(self.device),
                 text_vectors=self._text_vectors(sentence, prompt),
                 prompt_tokens=prompt.tokens.to(self.device) if written else None,
                 clocks=clocks_of(generator_of(seed, number, "tokens")),
-                most_tokens=self.sampling.most_tokens(len(sentence.ids), pace),
+                most_tokens=bound + self.upstream_bound,
             )
-            for number, sentence in enumerate(sentences)
+            for number, (sentence, bound) in enumerate(zip(sentences, bounds, strict=True))
         ]
         spoken: list[Tensor] = []
         for start in range(0, len(asked), SENTENCES_AT_ONCE):
             spoken += sample_sentences(self.text_to_semantic, asked[start : start + SENTENCES_AT_ONCE], self.sampling)
-        return spoken
+        return [tokens[-bound:] for tokens, bound in zip(spoken, bounds, strict=True)]
 
     def _text_vectors(self, sentence: PhonemisedText, prompt: Prompt) -> Tensor | None:
         """(P, W) of the Prompt's text and the sentence; zeros where one has none, None where both have none."""
@@ -357,7 +385,7 @@ def _with_weights(network: _Network, weights: Mapping[str, Tensor], device: torc
     shared = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
     changed = copy.deepcopy(network, shared)
     own = changed.state_dict()
-    weights = _with_low_rank(weights, own)
+    weights = fold_factors(weights, own)
     for name, tensor in weights.items():
         if name not in own or own[name].shape != tensor.shape:
             expected = tuple(own[name].shape) if name in own else "no such tensor"
@@ -366,18 +394,3 @@ def _with_weights(network: _Network, weights: Mapping[str, Tensor], device: torc
     changed.load_state_dict(own, assign=True)
     fold_weight_norm(changed)
     return changed.to(device).eval()
-
-
-def _with_low_rank(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`weights` with each pair of LoRA's factors replaced by the sum of their product and the weight they belong to."""
-    factors = {name: tensor for name, tensor in weights.items() if name.endswith((".lora_A", ".lora_B"))}
-    whole = {name: tensor for name, tensor in weights.items() if name not in factors}
-    for owner in sorted({name.rpartition(".")[0] for name in factors}):
-        name = owner if owner in own else f"{owner}.weight"
-        down, up = factors.get(f"{owner}.lora_A"), factors.get(f"{owner}.lora_B")
-        if name not in own or down is None or up is None:
-            raise ValueError(
-                f"weights do not fit the base: LoRA's factors of {owner} are not a pair that belongs to it"
-            )
-        whole[name] = whole.get(name, own[name]).float() + up.float() @ down.float()
-    return whole

@@ -84,7 +84,7 @@ def _jyutping(text: str) -> list[tuple[str, str | None]]:
 
 
 @cache
-def _spell(syllable: str) -> tuple[str, ...]:
+def spell(syllable: str) -> tuple[str, ...]:
     """The two phonemes of a jyutping syllable; none if there is no such syllable."""
     first = next((part for part in _FIRST_PARTS if syllable.startswith(part)), None)
     if first is None:
@@ -95,7 +95,7 @@ def _spell(syllable: str) -> tuple[str, ...]:
     if all(phoneme in _KNOWN for phoneme in phonemes):
         return phonemes
     # Speakers say 盎 with and without ng-; only with it are there symbols for it.
-    return () if syllable.startswith("ng") else _spell(f"ng{syllable}") if syllable[0] in "aeiou" else ()
+    return () if syllable.startswith("ng") else spell(f"ng{syllable}") if syllable[0] in "aeiou" else ()
 
 
 def read(text: str) -> Reading:
@@ -108,7 +108,7 @@ def read(text: str) -> Reading:
         if character in MARKS:
             per_character.append((character,))
             continue
-        phonemes = tuple(phoneme for syllable in (jyutping or "").split() for phoneme in _spell(syllable))
+        phonemes = tuple(phoneme for syllable in (jyutping or "").split() for phoneme in spell(syllable))
         if not phonemes:
             dropped.append(character)
         per_character.append(phonemes)

@@ -111,9 +111,9 @@ def _chinese(language: str, most: int) -> dict[str, Counter[str]]:
 
 def _english(most: int) -> dict[str, Counter[str]]:
     """The web's words that the dictionary knows; pairs across words from the counts of word pairs."""
-    from gsv_core.text.english import _dictionary
+    from gsv_core.text.english import dictionary_of_words
 
-    known = _dictionary()
+    known = dictionary_of_words()
 
     def read(word: str) -> tuple[str, ...]:
         return ("AH0",) if word == "a" else tuple(known[word].split())

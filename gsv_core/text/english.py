@@ -109,7 +109,8 @@ def _load_dictionary() -> dict[str, str]:
     return {word: phonemes for word, _, phonemes in (line.partition(" ") for line in lines) if word not in _SPELLED}
 
 
-def _dictionary() -> dict[str, str]:
+def dictionary_of_words() -> dict[str, str]:
+    """Word in small letters -> its phonemes with blanks between, loaded once."""
     with _LOADING:
         return _load_dictionary()
 
@@ -216,7 +217,7 @@ def engines() -> dict[str, str]:
 
 def _spell(word: str) -> tuple[str, ...]:
     """The names of the letters."""
-    dictionary = _dictionary()
+    dictionary = dictionary_of_words()
     names = {"a": "EY1"}
     return tuple(
         phoneme
@@ -226,7 +227,7 @@ def _spell(word: str) -> tuple[str, ...]:
     )
 
 
-def _with_s(stem: tuple[str, ...]) -> tuple[str, ...]:
+def with_s(stem: tuple[str, ...]) -> tuple[str, ...]:
     """A possessive: S after voiceless sounds, AH0 Z after hissing ones, Z elsewhere."""
     last = stem[-1] if stem else ""
     if last in ("P", "T", "K", "F", "TH", "HH"):
@@ -243,13 +244,13 @@ def pronounce(word: str) -> tuple[str, ...]:
     Empty if it holds no letter from a to z.
     """
     word = word.lower()
-    known = _dictionary().get(word) if len(word) > 1 else None
+    known = dictionary_of_words().get(word) if len(word) > 1 else None
     if known is not None:
         return tuple(known.split())
     if len(word) <= _LONGEST_SPELLED:
         return _spell(word)
     if word.endswith("'s"):
-        return _with_s(pronounce(word[:-2]))
+        return with_s(pronounce(word[:-2]))
     if len(word) > _LONGEST_WORD:
         pieces = (word[start : start + _LONGEST_WORD] for start in range(0, len(word), _LONGEST_WORD))
         return tuple(phoneme for piece in pieces for phoneme in pronounce(piece))
@@ -259,7 +260,7 @@ def pronounce(word: str) -> tuple[str, ...]:
     if len(parts) == 1:
         # wordsegment takes "thirty-two" for one word, and the network knows no hyphen.
         parts = [piece for piece in word.split("-") if piece]
-        if len(parts) == 1 or not all(piece in _dictionary() for piece in parts):
+        if len(parts) == 1 or not all(piece in dictionary_of_words() for piece in parts):
             return _network()(word)
     return tuple(phoneme for part in parts for phoneme in pronounce(part))
 

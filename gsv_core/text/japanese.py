@@ -35,7 +35,7 @@ _ASCII_MARKS = re.compile(r"([!?…,.\-])[!?…,.\-]+")
 _THOUSANDS = re.compile(r"(?<![\d,])\d{1,3}(?:,\d{3})+(?![\d,])")
 _PERCENT = re.compile("[%％]")
 # A sign before a number, not a hyphen between two.
-_MINUS = re.compile(r"(?<![\dA-Za-z\-])[-−](?=\d)")
+_MINUS = re.compile(r"(?<![\dA-Za-z\-])(?<!マイナス)[-−](?=\d)")
 _LABEL = re.compile(
     r"\-(?P<phone>[^+]+)\+.*/A:(?P<nucleus>-?\d+|xx)\+(?P<mora>\d+|xx)\+(?P<left>\d+|xx)/.*/F:(?P<moras>\d+|xx)_"
 )

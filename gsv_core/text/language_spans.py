@@ -157,7 +157,8 @@ def split_languages(text: str, mode: str, ask: AskLanguage = ask_model) -> tuple
         elif kind == "digits":
             language = main if forced else None
         elif kind == "other":
-            language = None
+            # A superscript is a number to Unicode.
+            language = main if forced and any(character.isdigit() for character in piece) else None
         elif main not in AUTOMATIC:
             language = main
         elif kind == "hangul":

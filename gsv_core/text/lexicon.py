@@ -134,9 +134,9 @@ class Given:
         reading = self.entry.reading(self.written)
         if not self.possessive:
             return reading
-        from gsv_core.text.english import _with_s
+        from gsv_core.text.english import with_s
 
-        return Reading(normal_text=f"{self.written}'s", phonemes=_with_s(reading.phonemes))
+        return Reading(normal_text=f"{self.written}'s", phonemes=with_s(reading.phonemes))
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ _MEASURES = {
     "s": "秒",
 }
 # What the original's list lacks, so that it reads 300克 digit by digit; before these a bare 2 stays 二.
-_MORE_COUNTED = (
+MORE_COUNTED = (
     "种", "倍", "部", "字", "票", "蚊", "人次", "平方", "立方", "克", "公里", "公斤", "公顷", "公升", "分贝", "瓦",
     "赫兹", "海里", "英里", "英尺", "英寸", "磅", "欧元", "英镑", "日元", "港元",
 )  # fmt: skip
@@ -102,10 +102,10 @@ _MONEY = re.compile(rf"([￥¥$€£])({_NUMBER})([万亿千百]*)")
 _DATE = re.compile(
     r"(\d{4}|\d{2})年(?:(0?[1-9]|1[0-2])月)?(?:(0?[1-9]|[12]\d|3[01])([日号]))?",
 )
-_YEAR_RANGE = re.compile(r"(?<!\d)(\d{4})[-~～](?=\d{4}年)")
+_YEAR_RANGE = re.compile(r"(?<!\d)(\d{4})-(?=\d{4}年)")
 _DATE_OF_DIGITS = re.compile(r"(?<!\d)(\d{4})([-/.])(0?[1-9]|1[012])\2(0[1-9]|[12]\d|3[01]|[1-9])(?![\d.])")
 _CLOCK = r"([01]?\d|2[0-3]):([0-5]\d)(?::([0-5]\d))?"
-_TIME_RANGE = re.compile(rf"(?<!\d){_CLOCK}[-~～]{_CLOCK}")
+_TIME_RANGE = re.compile(rf"(?<!\d){_CLOCK}[-~]{_CLOCK}")
 _TIME = re.compile(_CLOCK)
 _RATIO = re.compile(r"(?<=\d):(?=\d)")
 _MOBILE = re.compile(r"(?<!\d)(?:\+?86 ?)?1(?:[38]\d|5[0-35-9]|7[678]|9[89])\d{8}(?!\d)")
@@ -116,18 +116,23 @@ _OPERAND = r"(?:\d+(?:\.\d+)?|\.\d+|[A-Za-z])[⁰¹²³⁴⁵⁶⁷⁸⁹ˣʸⁿ
 _SUM = re.compile(rf"(?<![\d.]){_OPERAND}(?:[-+×÷=]-?{_OPERAND})+")
 _OPERATOR = re.compile(r"(?<=[\w⁰¹²³⁴⁵⁶⁷⁸⁹ˣʸⁿ])[-+×÷=]")
 _DEGREES = r"(?:°C|℃|度|摄氏度)"
-_TEMPERATURE_RANGE = re.compile(rf"(?<![\d.])(-?)({_NUMBER}){_DEGREES}[-~～](-?)({_NUMBER}){_DEGREES}")
+_TEMPERATURE_RANGE = re.compile(rf"(?<![\d.])(-?)({_NUMBER}){_DEGREES}[-~](-?)({_NUMBER}){_DEGREES}")
 _TEMPERATURE = re.compile(rf"(?<![\d.])(-?)({_NUMBER}){_DEGREES}")
-_RANGE = re.compile(rf"(?<![\d.\-~～])(-?)({_NUMBER})[-~～](-?)({_NUMBER})({_DEGREES})?(?![-~～.]?\d)")
+# With ~ the models know no "to" before a unit that was put in words earlier (20~25度), and ～ is a pause to them.
+_RANGE = re.compile(
+    rf"(?<![\d.\-~～])(?:(-?)({_NUMBER})-(-?)({_NUMBER})({_DEGREES})?(?![-~～.]?\d)"
+    rf"|(-)({_NUMBER})~(-?)({_NUMBER})({_DEGREES})?(?![-~～.]?\d)"
+    rf"|()({_NUMBER})~(-?)({_NUMBER})()(?![-~～.]?\d|{_DEGREES}|[%％]))"
+)
 # 5kg~8kg: each end with its unit.
 _UNIT_RANGE = re.compile(
-    rf"(?<=\d)({_DEGREES}|[%％]|{'|'.join(re.escape(unit) for unit in _MEASURES)})[~～]"
+    rf"(?<=\d)({_DEGREES}|[%％]|{'|'.join(re.escape(unit) for unit in _MEASURES)})~"
     rf"(?={_NUMBER}(?:{_DEGREES}|[%％]|{'|'.join(re.escape(unit) for unit in _MEASURES)}))"
 )
 _MEASURE = re.compile(rf"(?<=\d)({'|'.join(re.escape(unit) for unit in _MEASURES)})(?![A-Za-z])")
 _POWER = re.compile(f"[{''.join(_SUPERSCRIPTS)}]+")
 _FRACTION = re.compile(r"(?<!\d)(-?)(\d+)/(\d+)(?!/|\d)")
-_PERCENT_RANGE = re.compile(rf"(?<![\d.])({_NUMBER})[%％]?[-~～]({_NUMBER})[%％]")
+_PERCENT_RANGE = re.compile(rf"(?<![\d.])({_NUMBER})[%％]?-({_NUMBER})[%％]")
 _PERCENTAGE = re.compile(rf"(?<![\d.])(-?)({_NUMBER})[%％]")
 _NEGATIVE = re.compile(r"-(\d+(?:\.\d+)?)")
 _VERSION = re.compile(r"(?<![\d.])\d+(?:\.\d+){2,}")
@@ -153,7 +158,7 @@ def _simplified() -> dict[int, int]:
 @cache
 def _counted() -> re.Pattern[str]:
     """Digits before a measure word, with what may stand between them and whether it is an ordinal."""
-    listed, more = "|".join(word_lists()["measure"]), "|".join(_MORE_COUNTED)
+    listed, more = "|".join(word_lists()["measure"]), "|".join(MORE_COUNTED)
     return re.compile(rf"(第?)(?<!\d)(?:(\d+)([多余几+])?(?={listed})|(\d{{3,}}|\d+(?=\+))([多余几+])?(?={more}))")
 
 
@@ -255,14 +260,16 @@ def _temperature_range(match: re.Match[str]) -> str:
 
 
 def _range(match: re.Match[str]) -> str:
-    sign, low, other_sign, high, degrees = match.groups()
+    first = next(index for index in (2, 7, 12) if match[index])
+    sign, low, other_sign, high, degrees = match.group(*range(first - 1, first + 4))
     below_zero = "零下" if degrees else "负"
     return f"{_signed(sign, low, below_zero)}到{_signed(other_sign, high, below_zero)}{'度' if degrees else ''}"
 
 
 def _count(match: re.Match[str]) -> str:
     ordinal, counted, more, measured, still_more = match.groups()
-    spoken = "两" if counted == "2" and not ordinal else cardinal(counted or measured)
+    # 第2个 is 第两个 too: no Chinese speaker says so, but the models have always been asked so.
+    spoken = "两" if counted == "2" else cardinal(counted or measured)
     return ordinal + spoken + (more or still_more or "").replace("+", "多")
 
 

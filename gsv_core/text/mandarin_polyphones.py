@@ -20,10 +20,14 @@ from typing import Any
 
 import numpy as np
 
+FOLDER_NAME = "G2PWModel"
+"""In the models folder, where `gsv models pull text` puts it."""
 MODEL_FILE = "g2pW.onnx"
 _TABLES = ("POLYPHONIC_CHARS.txt", "MONOPHONIC_CHARS.txt", "bopomofo_to_pinyin_wo_tune_dict.json")
 # Phrases whose readings a person has put right (one `phrase: ['pin1', 'yin1']` a line); later files win.
 _CORRECTIONS = ("polyphonic.rep", "polyphonic-fix.rep")
+_TOKEN_LISTS = ("vocab.txt", "tokenizer.json")
+_BERT_FOLDER = "chinese-roberta-wwm-ext-large"
 # The published models were trained without asking about these: tone rules (一, 不) or pypinyin know better.
 _NEVER_ASKED = frozenset("一不和咋嗲剖差攢倒難奔勁拗肖瘙誒泊听噢")
 _NOT_SINGLE = frozenset("似攢")
@@ -83,8 +87,50 @@ class Polyphones:
         return known + bopomofo[-1] if known else None
 
 
-def load_polyphones(folder: Path, vocabulary: Path, traditional: Convert | None = None) -> Polyphones:
-    """The model in `folder`, with the token list (vocab.txt) of the Chinese BERT it was made from.
+def model_files(folder: Path, vocabulary: Path | None = None) -> tuple[Path, ...]:
+    """Every file of the model in `folder` that decides a reading: network, tables, corrections, token list.
+
+    The token list (`vocabulary`) is that of the Chinese BERT the network was made from: vocab.txt or tokenizer.json in
+    the folder, or in a base's own folder beside it.
+
+    Raises:
+        ValueError: one is missing.
+    """
+    found = vocabulary or next(
+        (
+            place / name
+            for place in (folder, folder.parent / _BERT_FOLDER)
+            for name in _TOKEN_LISTS
+            if (place / name).is_file()
+        ),
+        folder / _TOKEN_LISTS[-1],
+    )
+    needed = (folder / MODEL_FILE, *(folder / name for name in _TABLES), found)
+    missing = [path.name for path in needed if not path.is_file()]
+    if missing:
+        raise ValueError(
+            f"no {', '.join(missing)} in {folder}: run `gsv models pull text`, or give its published folder"
+        )
+    return (*needed[:-1], *(folder / name for name in _CORRECTIONS if (folder / name).is_file()), found)
+
+
+def polyphones_digest(folder: Path, vocabulary: Path | None = None) -> str:
+    """What names the model in `folder` in a corpus: 16 hex digits over all its files.
+
+    Raises:
+        ValueError: a file is missing.
+    """
+    digest = hashlib.sha256()
+    for path in model_files(folder, vocabulary):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+def load_polyphones(
+    folder: Path, vocabulary: Path | None = None, traditional: Convert | None = None, *, expected: str | None = None
+) -> Polyphones:
+    """The model in `folder`; `vocabulary` as in `model_files`. One whose digest is not the `expected` is refused.
 
     `traditional`: simplified to traditional characters one to one; OpenCC's s2tw, which the model was used with, if
     none is given.
@@ -92,21 +138,20 @@ def load_polyphones(folder: Path, vocabulary: Path, traditional: Convert | None 
     Raises:
         ValueError: a file or a package is missing, or the lists do not fit the model.
     """
-    model = folder / MODEL_FILE
-    for path in (model, *(folder / name for name in _TABLES), vocabulary):
-        if not path.is_file():
-            raise ValueError(
-                f"no {path.name} in {path.parent}: g2pW needs its whole published folder and BERT's vocab.txt"
-            )
+    *_, vocabulary = model_files(folder, vocabulary)
+    digest = polyphones_digest(folder, vocabulary)
+    if expected is not None and digest != expected:
+        raise ValueError(
+            f"the g2pW in {folder} has digest {digest}, needed is {expected}: phonemes depend on it; use the files the "
+            "corpus was made with, or prepare it again"
+        )
     polyphonic = _pairs(folder / _TABLES[0])
-    tokens = {token: index for index, token in enumerate(vocabulary.read_text(encoding="utf-8").splitlines())}
+    tokens = _tokens(vocabulary)
     if not {_UNKNOWN_TOKEN, _BEGIN_TOKEN, _END_TOKEN} <= set(tokens):
         raise ValueError(
             f"{vocabulary} is no token list of a BERT: give the vocab.txt of chinese-roberta-wwm-ext-large"
         )
-    with model.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    session = _session(model)
+    session = _session(folder / MODEL_FILE)
     return Polyphones(
         ask=_Asker(session=session, tokens=tokens, readings=_fitting_readings(session, polyphonic)),
         asked_about=frozenset(character for character, _ in polyphonic) - _NEVER_ASKED,
@@ -116,8 +161,18 @@ def load_polyphones(folder: Path, vocabulary: Path, traditional: Convert | None 
         pinyin_of=json.loads((folder / _TABLES[2]).read_text(encoding="utf-8")),
         traditional=traditional or _opencc(),
         corrections=_corrections(folder),
-        digest=digest[:16],
+        digest=digest,
     )
+
+
+def _tokens(path: Path) -> dict[str, int]:
+    text = path.read_text(encoding="utf-8")
+    if path.suffix != ".json":
+        return {token: index for index, token in enumerate(text.splitlines())}
+    try:
+        return {str(token): int(index) for token, index in json.loads(text)["model"]["vocab"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is no tokenizer of a BERT: give that of {_BERT_FOLDER}") from error
 
 
 def _pairs(path: Path) -> list[tuple[str, str]]:
@@ -211,7 +266,7 @@ def _session(model: Path) -> Any:
     try:
         import onnxruntime
     except ImportError as error:
-        raise ValueError("g2pW needs the package onnxruntime: pip install onnxruntime") from error
+        raise ValueError("g2pW needs the package onnxruntime: pip install gsv-fleet[polyphones]") from error
     options = onnxruntime.SessionOptions()
     # One thread: the same result on every machine, and no fight over cores.
     options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -225,6 +280,6 @@ def _opencc() -> Convert:
         from opencc import OpenCC
     except ImportError as error:
         raise ValueError(
-            "g2pW reads traditional characters and needs the package opencc: pip install opencc"
+            "g2pW reads traditional characters and needs the package opencc: pip install gsv-fleet[polyphones]"
         ) from error
     return OpenCC("s2tw").convert

@@ -96,9 +96,9 @@ def spell_pinyin(syllable: str) -> tuple[str, ...]:
 
 def spell_jyutping(syllable: str) -> tuple[str, ...]:
     """cung4 -> Yc Yung4."""
-    from gsv_core.text.cantonese import _spell
+    from gsv_core.text.cantonese import spell
 
-    phonemes = _spell(syllable) if _JYUTPING.fullmatch(syllable) else ()
+    phonemes = spell(syllable) if _JYUTPING.fullmatch(syllable) else ()
     if not phonemes:
         raise ValueError(f"{shown(syllable)} is no jyutping with a tone digit that the models know, such as cung4")
     return phonemes

@@ -157,6 +157,7 @@ class SemanticTrainer:
             batch.text_vectors,
             upstream_padding_mask=as_upstream,
             count_padding=as_upstream,
+            attention_dropout=as_upstream,
         )
         assert isinstance(forward, SemanticForward)
         return forward

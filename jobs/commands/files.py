@@ -2,9 +2,13 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jobs.command import DONE, FAILED, WRONG_USE, Command, add_tracking, config_of, tracking_uri_of
 from jobs.terminal import complain, say, say_json, say_table
+
+if TYPE_CHECKING:
+    from jobs.models import ListedRelease
 
 
 def _inspect(options: argparse.Namespace) -> int:
@@ -23,8 +27,9 @@ def _inspect(options: argparse.Namespace) -> int:
         say_table(headings, rows)
         for one in found.descriptions:
             say(f"\n{one.path.name}: by {'; '.join(one.evidence)}")
-            for name, value in one.training_paths.items():
-                say(f"  path on the machine that trained it, unused here: {name} = {value!r}")
+            if one.training_paths:
+                paths = ", ".join(f"{name} {value!r}" for name, value in one.training_paths.items())
+                say(f"  paths on the machine that trained it, unused here: {paths}")
             for problem in one.problems:
                 say(f"  not whole: {problem}")
     for line in found.refusals:
@@ -99,11 +104,13 @@ def _models(options: argparse.Namespace) -> int:
 
     folder = options.folder
     if options.action == "list":
-        rows = list_releases(folder)
+        listed = list_releases(folder, options.release)
         if options.json:
-            say_json(rows, indent=1)
+            say_json([one.record() for one in listed], indent=1)
+        elif options.release is not None:
+            _say_files(listed[0], folder)
         else:
-            say_table(("release", "state", "files"), [[str(cell) for cell in row.values()] for row in rows])
+            _say_releases(listed, folder)
         return DONE
     if options.release is None:
         raise ValueError(f"gsv models {options.action}: name a release, such as v2Pro (`gsv models list` shows all)")
@@ -118,9 +125,35 @@ def _models(options: argparse.Namespace) -> int:
     return DONE
 
 
+def _say_releases(listed: "list[ListedRelease]", folder: Path) -> None:
+    rows = [
+        [str(one.release), one.state, str(len(one.here) + len(one.missing)), _megabytes(sum(one.here.values()))]
+        for one in listed
+    ]
+    say_table(("release", "state", "files", "MB here"), rows)
+    say(f"\nin {folder}; `gsv models list RELEASE` names its files, `gsv models pull RELEASE` fetches them")
+
+
+def _say_files(one: "ListedRelease", folder: Path) -> None:
+    if one.repository is None:
+        say(f"{one.release} needs no files: it is built in")
+        return
+    rows = [[name, _megabytes(size)] for name, size in one.here.items()] + [[name, "missing"] for name in one.missing]
+    say_table((f"files of {one.release} in {folder}", "MB"), rows)
+    if one.missing:
+        say(
+            f"\n`gsv models pull {one.release} --folder {folder}` fetches what is missing from {one.repository} on "
+            "Hugging Face (HF_ENDPOINT names a mirror), or with --from DIR copies it"
+        )
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f}" if size else "–"
+
+
 def _add_models(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=("list", "pull", "verify"))
-    parser.add_argument("release", nargs="?")
+    parser.add_argument("release", nargs="?", help="needed to pull and verify; in a list, names its files")
     parser.add_argument("--folder", type=Path, default=Path("models"), help="where the files lie [./models]")
     parser.add_argument("--from", dest="source", type=Path, help="take the files from this folder instead of the hub")
 

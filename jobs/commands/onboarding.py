@@ -9,7 +9,7 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from jobs.command import DONE, TROUBLED, Command, add_cluster, add_tracking, config_of, core_log
-from jobs.terminal import number, say, say_json, say_table, short
+from jobs.terminal import complain, number, say, say_json, say_table, short
 
 if TYPE_CHECKING:
     from jobs.onboard import Summary
@@ -73,7 +73,10 @@ def _prepare(options: argparse.Namespace) -> int:
     speech = sum(voice.seconds_kept + voice.seconds_rejected for voice in prepared.voices.values())
     rejected = sum(voice.seconds_rejected for voice in prepared.voices.values())
     too_many = rejected > config.most_rejected_share * speech
-    return TROUBLED if too_many or any(line["failed_units"] for line in lines) else DONE
+    failed = [error for line in lines for error in line["failed_units"]]
+    if failed:
+        complain(f"gsv: {len(failed)} units could not be made, the first: {failed[0]}")
+    return TROUBLED if too_many or failed else DONE
 
 
 def _train(options: argparse.Namespace) -> int:

@@ -24,6 +24,8 @@ def _synth(options: argparse.Namespace) -> int:
         models=config.flow.base_folder,
         prefix=config.registry.prefix,
         lexicon=options.lexicon,
+        steps=options.steps,
+        guidance=options.guidance,
     )
 
     def put(path: Path) -> None:
@@ -52,6 +54,8 @@ def _add_synth(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lexicon", type=Path, help="words and how they are said, before those the version holds")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--speed", type=float, default=1.0, help="2 is twice as fast [1]")
+    parser.add_argument("--steps", type=int, help="v3, v4: from noise to speech, more is cleaner [32 in v3, 8 in v4]")
+    parser.add_argument("--guidance", type=float, help="v3, v4: more keeps closer to the text, at twice the work [0]")
 
 
 COMMANDS = {

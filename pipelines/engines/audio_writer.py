@@ -1,7 +1,7 @@
 """A wave to an audio file, through PyAV: what the demonstration voices and listening samples are written with.
 
-The file's suffix names the format: `.wav` and `.flac` are 16-bit and lossless, `.mp3` is lossy. The same wave gives the
-same bytes. T samples, C channels.
+The file's suffix names the format: `.wav` and `.flac` are 16-bit and lossless, the others are lossy. The same wave
+gives the same bytes (but for the containers that store a random id). T samples, C channels.
 """
 
 from fractions import Fraction
@@ -14,15 +14,23 @@ _FORMATS = {
     ".wav": ("wav", "pcm_s16le", "s16", None),
     ".flac": ("flac", "flac", "s16", None),
     ".mp3": ("mp3", "libmp3lame", "s16p", 96_000),
+    ".ogg": ("ogg", "libopus", "s16", 64_000),
+    ".opus": ("ogg", "libopus", "s16", 64_000),
+    ".webm": ("webm", "libopus", "s16", 64_000),
+    ".mka": ("matroska", "libopus", "s16", 64_000),
+    ".m4a": ("ipod", "aac", "fltp", 96_000),
+    ".wma": ("asf", "wmav2", "fltp", 96_000),
 }
-_FRAME_SAMPLES = 1152  # what an MP3 frame holds; the lossless codecs take any size
+# What a frame of each lossy codec holds; the lossless ones take any size.
+_FRAME_SAMPLES = {"libopus": 960, "aac": 1024, "wmav2": 2048}
+_DEFAULT_FRAME_SAMPLES = 1152
 
 
 def encode_audio(path: Path, wave: np.ndarray, rate_hz: int) -> Path:
     """Write `wave`, (T,) or (T, C) with one or two channels, float in [-1, 1], to `path`; what lies outside is clipped.
 
     Raises:
-        ValueError: a suffix that is not `.wav`, `.flac` or `.mp3`, a wave of another shape, or with NaN or infinity.
+        ValueError: a suffix that is not known, a wave of another shape, or with NaN or infinity.
     """
     import av
 
@@ -42,8 +50,11 @@ def encode_audio(path: Path, wave: np.ndarray, rate_hz: int) -> Path:
         assert isinstance(stream, av.AudioStream)
         stream.layout = layout  # PyAV turns the names into its own types
         stream.format = sample_format
-        for start in range(0, len(integers), _FRAME_SAMPLES):
-            block = integers[start : start + _FRAME_SAMPLES]
+        size = _FRAME_SAMPLES.get(codec, _DEFAULT_FRAME_SAMPLES)
+        for start in range(0, len(integers), size):
+            block = integers[start : start + size]
+            if sample_format == "fltp":
+                block = block.astype(np.float32) / np.float32(32768)
             # Planar formats take (C, T), packed ones their interleaved samples as (1, T * C).
             data = block.T if sample_format.endswith("p") else block.reshape(1, -1)
             frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(data), format=sample_format, layout=layout)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 
-from pipelines.engines.packaged import check_folder
+from pipelines.engines.packaged import check_folder, content_digest
 from pipelines.engines.protocols import QualityModel, Recogniser, SpeakerVerifier, VoiceActivity
 
 RECOGNISERS = ("pocketsphinx", "whisperx")
@@ -49,10 +49,28 @@ _PACKAGES = {
 
 
 def engine_versions(config: EngineConfig) -> dict[str, str]:
-    """Package → version of every engine the config names: another version may hear otherwise."""
+    """Package → version of every engine the config names, and model → digest of those in local folders.
+
+    Another version, or another file of the same name, may hear otherwise.
+    """
     chosen = (config.recogniser, config.speaker_verifier, config.quality)
     packages = {package for engine in chosen for package in _PACKAGES[engine]} | {"faster-whisper"}  # Silero's weights
-    return {package: version(package) for package in sorted(packages)}
+    found = {f"{what} model": content_digest(model) for what, model in _models(config).items()}
+    return {
+        **{package: version(package) for package in sorted(packages)},
+        **{what: digest for what, digest in found.items() if digest is not None},
+    }
+
+
+def _models(config: EngineConfig) -> dict[str, str]:
+    """What each model that is loaded is for → its folder or name on the hub."""
+    models = {}
+    if config.recogniser == "whisperx":
+        models["recogniser"] = config.recogniser_model
+        models |= {f"{language} alignment": folder for language, folder in sorted(config.align_models.items())}
+    if config.speaker_verifier == "ecapa":
+        models["speaker verifier"] = config.speaker_verifier_model
+    return models
 
 
 def check_engines(config: EngineConfig) -> None:

@@ -5,16 +5,19 @@ opened (a playlist could make libav fetch other files or addresses), bytes are r
 name is taken for a protocol), and duration, channels and memory have bounds. Axes: T samples, C channels.
 """
 
+import errno
 import os
 import stat
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
 import numpy as np
+
+from pipelines.objects import object_address, opened_header, opened_object
 
 if TYPE_CHECKING:
     from av.audio.frame import AudioFrame
@@ -90,12 +93,12 @@ class Decoded:
 
 
 def probe(source: str | Path | BinaryIO, *, limits: DecodeLimits = DEFAULT_LIMITS) -> Probe:
-    """Read the header of `source`, a path or an open binary file that can seek.
+    """Read the header of `source`: a path, an address in an object store, or an open binary file that can seek.
 
     Raises:
         UndecodableError: there is no audio in it, or it asks for more than `limits`.
     """
-    with _opened(source) as (_, container, stream):
+    with _opened(source, header_only=True) as (_, container, stream):
         _check_header(stream, limits)
         return Probe(
             duration_s=_declared_duration_s(container, stream),
@@ -161,11 +164,13 @@ def decode(source: str | Path | BinaryIO, *, limits: DecodeLimits = DEFAULT_LIMI
 
 
 @contextmanager
-def _opened(source: str | Path | BinaryIO) -> Iterator[tuple[BinaryIO, "InputContainer", "AudioStream"]]:
+def _opened(
+    source: str | Path | BinaryIO, *, header_only: bool = False
+) -> Iterator[tuple[BinaryIO, "InputContainer", "AudioStream"]]:
     """`source` as (file, container, audio stream), closed afterwards; whatever libav refuses is an UndecodableError."""
     import av
 
-    with _binary_file(source) as file:
+    with _binary_file(source, header_only=header_only) as file:
         if not file.read(1):
             raise UndecodableError("empty", "the file has 0 bytes")
         file.seek(0)
@@ -173,6 +178,10 @@ def _opened(source: str | Path | BinaryIO) -> Iterator[tuple[BinaryIO, "InputCon
             container = av.open(file, mode="r", options={"format_whitelist": _CONTAINERS}, metadata_errors="replace")
         except (av.FFmpegError, ValueError) as error:
             raise UndecodableError("unreadable", "libav knows no audio or video format in it") from error
+        except OSError as error:
+            if not _leads_nowhere(error):
+                raise
+            raise UndecodableError("unreadable", "its header points to places outside of the file") from error
         with container:
             stream = container.streams.best("audio")
             if stream is None:
@@ -186,10 +195,18 @@ def _opened(source: str | Path | BinaryIO) -> Iterator[tuple[BinaryIO, "InputCon
 
 
 @contextmanager
-def _binary_file(source: str | Path | BinaryIO) -> Iterator[BinaryIO]:
+def _binary_file(source: str | Path | BinaryIO, *, header_only: bool) -> Iterator[BinaryIO]:
     if not isinstance(source, (str, Path)):
         source.seek(0)
         yield source
+        return
+    if isinstance(source, str) and object_address(source) == source:
+        with ExitStack() as stack:
+            try:
+                file = stack.enter_context(opened_header(source) if header_only else opened_object(source))
+            except (FileNotFoundError, PermissionError) as error:
+                raise UndecodableError("unreadable", str(error) or type(error).__name__) from error
+            yield file
         return
     try:
         # Looked at before opening: a named pipe would block, a device would never end.
@@ -227,12 +244,22 @@ def _frames(container: "InputContainer", stream: "AudioStream") -> Iterator["Aud
         except av.FFmpegError:
             yield None  # the container itself breaks off here
             return
+        except OSError as error:
+            if not _leads_nowhere(error):
+                raise
+            yield None
+            return
         if packet is None:
             return
         try:
             yield from packet.decode()  # type: ignore[misc]
         except av.FFmpegError:
             yield None
+
+
+def _leads_nowhere(error: OSError) -> bool:
+    """Whether a damaged header sent libav to before the file's beginning; anything else is the disk's or the store's."""
+    return error.errno == errno.EINVAL
 
 
 def _samples(frame: "AudioFrame") -> np.ndarray:
@@ -252,14 +279,20 @@ def _samples(frame: "AudioFrame") -> np.ndarray:
 def _repair_in_place(wave: np.ndarray) -> list[str]:
     """Set samples that are no numbers to zero; a sentence for each thing found."""
     found = []
-    broken = ~np.isfinite(wave)
-    if count := int(broken.sum()):
+    peak = _peak(wave)
+    if not np.isfinite(peak):
+        broken = ~np.isfinite(wave)
         wave[broken] = 0.0
-        found.append(f"{count} samples were NaN or infinite and were set to zero")
-    peak = float(np.abs(wave).max(initial=0.0))
+        found.append(f"{int(broken.sum())} samples were NaN or infinite and were set to zero")
+        peak = _peak(wave)
     if peak > 1.0:
         found.append(f"samples reach {peak:.2f} times full scale")
     return found
+
+
+def _peak(wave: np.ndarray) -> float:
+    """The largest absolute value, without a copy; NaN where there is one."""
+    return float(np.maximum(wave.max(initial=0.0), -wave.min(initial=0.0)))
 
 
 def _header_warnings(file: BinaryIO) -> list[str]:

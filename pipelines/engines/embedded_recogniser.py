@@ -20,7 +20,7 @@ from gsv_core.audio.levels import remove_dc
 from gsv_core.audio.resample import resample
 from gsv_core.metrics.recognition import matching_pairs
 from pipelines.engines.packaged import package_version
-from pipelines.engines.protocols import AlignmentError, Recognition
+from pipelines.engines.protocols import AlignmentError, Recognition, Span, moved
 from pipelines.rows import Word
 
 _RATE_HZ = 16_000
@@ -84,6 +84,13 @@ class PocketsphinxRecogniser:
             words=words,
             confidence=float(np.mean([segment.probability for segment in segments])) if segments else None,
         )
+
+    def transcribe_clips(
+        self, wave: np.ndarray, rate_hz: int, clips: Sequence[Span], language: str | None
+    ) -> list[Recognition]:
+        """Clip by clip: the decoder's time grows with what it hears, so there is nothing to share."""
+        heard = [self.transcribe(wave[clip.start_sample : clip.end_sample], rate_hz, language) for clip in clips]
+        return [moved(recognition, clip.start_sample) for recognition, clip in zip(heard, clips, strict=True)]
 
     def align(self, wave: np.ndarray, rate_hz: int, text: str, language: str) -> tuple[Word, ...]:
         """Times of the whitespace-separated words of `text` in `wave` (T,), however long.

@@ -4,7 +4,9 @@ Several libraries carry their trained models with them; importing the library fo
 seconds and drag in what is not needed.
 """
 
+import hashlib
 import sys
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -58,6 +60,29 @@ def onnx_session(path: Path):  # type: ignore[no-untyped-def]  # onnxruntime shi
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(str(path), sess_options=options, providers=["CPUExecutionProvider"])
+
+
+def content_digest(model: str) -> str | None:
+    """SHA-256 over the names and bytes of the files in a model's folder; None for a name of the hub.
+
+    Read once per process, unless a size or a time of change differs.
+    """
+    folder = Path(model)
+    if not folder.is_dir():
+        return None
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    digest = hashlib.sha256()
+    for path in files:
+        found = path.stat()
+        digest.update(f"{path.relative_to(folder).as_posix()}\n".encode())
+        digest.update(_file_digest(str(path), found.st_size, found.st_mtime_ns).encode())
+    return digest.hexdigest()
+
+
+@cache
+def _file_digest(path: str, _size_bytes: int, _changed_ns: int) -> str:
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_folder(model: str, what: str, member: str) -> None:

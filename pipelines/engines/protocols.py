@@ -4,12 +4,16 @@ An engine takes a mono float32 wave at any rate and resamples for itself. Its `n
 numbers of two engines are never mixed. Loading happens in the engine's own constructor, once per actor.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 
 from pipelines.rows import Word
+
+WITHOUT_BLANKS = frozenset({"zh", "ja", "yue"})
+"""Languages that do not divide their words by blanks."""
 
 
 class AlignmentError(ValueError):
@@ -40,6 +44,23 @@ class Recognition:
     no_speech_probability: float | None = None
 
 
+def moved(heard: Recognition, samples: int) -> Recognition:
+    """What was heard in a part of a wave that starts at `samples`, placed in the whole."""
+    words = tuple(replace(word, start_sample=word.start_sample + samples) for word in heard.words)
+    return replace(heard, words=words)
+
+
+def written(tokens: Sequence[str], language: str) -> str:
+    """Words as a line of text. Chinese and Japanese have no blanks, except between two words in Latin letters."""
+    if language not in WITHOUT_BLANKS:
+        return " ".join(tokens)
+    text = ""
+    for token in tokens:
+        latin = text[-1:].isascii() and text[-1:].isalnum() and token[:1].isascii() and token[:1].isalnum()
+        text += f" {token}" if latin else token
+    return text
+
+
 class Recogniser(Protocol):
     """Speech to text, and the times of a text that is known."""
 
@@ -51,6 +72,16 @@ class Recogniser(Protocol):
 
     def transcribe(self, wave: np.ndarray, rate_hz: int, language: str | None) -> Recognition:
         """`wave` (T,) float32 in [-1, 1]; words in samples of `wave`. Silence gives an empty text."""
+        ...
+
+    def transcribe_clips(
+        self, wave: np.ndarray, rate_hz: int, clips: Sequence[Span], language: str | None
+    ) -> list[Recognition]:
+        """One Recognition for each of `clips`, spans of one Recording's `wave` in order of time.
+
+        Words are in samples of `wave`. Neighbouring clips may be heard together, so a word may reach over the edge of
+        the clip it is listed with; clips of other Recordings change nothing. The language, where unknown, is one.
+        """
         ...
 
     def align(self, wave: np.ndarray, rate_hz: int, text: str, language: str) -> tuple[Word, ...]:

@@ -27,7 +27,15 @@ MOST_TIMELINES = 60
 _LONGEST_S = 12.0
 _LIMITS = DecodeLimits(longest_s=1800.0)
 """A rejected clip of a longer recording is not fetched: all before it would have to be decoded."""
-_JUDGED_BY = ("clip_seconds", "snr_db", "phonemes_per_second", "quality", "level_lufs", "character_error_rate")
+_JUDGED_BY = (
+    "clip_seconds",
+    "snr_db",
+    "phonemes_per_second",
+    "quality",
+    "level_lufs",
+    "character_error_rate",
+    "speaker_consistency",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -426,8 +426,12 @@ def _grouped(rows: Iterator[tuple[str, str, int, float | None, str]]) -> tuple[R
 
 
 def _distributions(manifest: Sequence[Mapping[str, Any]], engines: Mapping[str, str]) -> tuple[Distribution, ...]:
-    made_by = {"quality": engines.get("quality"), "character_error_rate": engines.get("recogniser")}
-    keys = ("level_lufs", "snr_db", "phonemes_per_second", "quality", "character_error_rate")
+    made_by = {
+        "quality": engines.get("quality"),
+        "character_error_rate": engines.get("recogniser"),
+        "speaker_consistency": engines.get("speaker_verifier"),
+    }
+    keys = ("level_lufs", "snr_db", "phonemes_per_second", "quality", "character_error_rate", "speaker_consistency")
     columns = {"clip_seconds": [row["num_samples"] / RATE_HZ for row in manifest]}
     columns |= {key: [row.get(key) for row in manifest] for key in keys}
     result = []

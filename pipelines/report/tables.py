@@ -32,7 +32,7 @@ def read_rows(storage: Storage, path: str) -> list[dict[str, Any]]:
     if not storage.exists(path):
         return []
     file = pq.ParquetFile(io.BytesIO(storage.read(path)))
-    wide = {"words", "phonemes", "phoneme_ids", "phonemes_per_character", "speaker"}
+    wide = {"words", "phonemes", "phoneme_ids", "phonemes_per_character", "speaker", "fingerprint"}
     return file.read(columns=[name for name in file.schema_arrow.names if name not in wide]).to_pylist()
 
 

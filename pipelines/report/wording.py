@@ -47,6 +47,7 @@ DISTRIBUTIONS = {
     "phonemes_per_second": ("Speech rate", "phonemes/s"),
     "quality": ("Predicted quality", "of 5"),
     "character_error_rate": ("Given against recognised text", "error rate"),
+    "speaker_consistency": ("One speaker throughout", "cosine"),
 }
 
 STATES = {

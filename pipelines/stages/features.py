@@ -1,14 +1,18 @@
-"""Features: content, semantic tokens, text vectors and speaker vectors of each Utterance, from its stored FLAC."""
+"""Features: content, semantic tokens, text vectors and speaker vectors of each Utterance, from its stored FLAC.
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+On a CPU clip by clip, on a GPU in batches of similar length inside one unit. What a corpus trains on is heard by the
+content encoder as upstream's data preparation does it, much louder than it is stored.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from gsv_core.checkpoints.base import BaseModel, load_base
 from gsv_core.checkpoints.releases import Release
-from gsv_core.features import extract_features
+from gsv_core.features import HeardBefore, extract_features, features_before
 from pipelines.engines.choose import EngineConfig, load_speaker_verifier
 from pipelines.engines.flac import decode_flac
 from pipelines.engines.protocols import SpeakerVerifier
@@ -20,34 +24,70 @@ from pipelines.stage import Stage
 class FeatureModels:
     base: BaseModel
     speaker_verifier: SpeakerVerifier
+    before: Mapping[str, HeardBefore] = field(default_factory=dict)
+    """By clip id, what was computed for many clips at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractFeatures(Stage[SpokenClip, Example]):
-    """One spoken clip in, an Example out. Features belong to a base: its digest is part of what decides the result.
+    """One spoken clip in, an Example out. Which models of a base make them, the flow's `derived_from` says.
 
     Rejects:
         not_finite: a model answered with NaN or infinity.
     """
 
     name = "features"
+    version = 2
     release: Release = Release.NANO
     base_digest: str = ""
     base_folder: str | None = field(default=None)
     engines: EngineConfig = field(default_factory=EngineConfig)
 
     def fingerprint(self) -> dict[str, object]:
-        # Where the files lie does not matter; what is in them does, and the digest says that.
-        return {key: value for key, value in super().fingerprint().items() if key != "base_folder"}
+        # What of a base decides the features is said once, in `derived_from`: two releases may share all of it.
+        of_base = ("release", "base_digest", "base_folder")
+        return {key: value for key, value in super().fingerprint().items() if key not in of_base}
 
     def load(self) -> FeatureModels:
-        folder = Path(self.base_folder) if self.base_folder else None
-        return FeatureModels(load_base(self.release, folder), load_speaker_verifier(self.engines))
+        return FeatureModels(self.load_base(), load_speaker_verifier(self.engines))
+
+    def load_base(self) -> BaseModel:
+        """The base, with its encoders on the configured device.
+
+        Raises:
+            ValueError: this machine has other files than the one that planned.
+        """
+        base = load_base(self.release, Path(self.base_folder) if self.base_folder else None)
+        if self.base_digest and base.digest != self.base_digest:
+            raise ValueError(
+                f"the base {self.release} found here has digest {base.digest[:12]}, the flow was planned with "
+                f"{self.base_digest[:12]}: put the same files on every machine"
+            )
+        device = self.engines.device
+        base.content_encoder.to(device)
+        if base.text_encoder is not None:
+            base.text_encoder.to(device)
+        if base.speaker_encoder is not None:
+            base.speaker_encoder.to(device)
+        return base
+
+    def look_ahead(self, rows: Sequence[SpokenClip], model: FeatureModels) -> FeatureModels:
+        if self.engines.device == "cpu":
+            return model
+        return self.batched(rows, model)
+
+    @staticmethod
+    def batched(rows: Sequence[SpokenClip], model: FeatureModels) -> FeatureModels:
+        """Models that know the content and text vectors of these rows already."""
+        found = features_before(model.base, [(decode_flac(row.flac)[0], row.utterance) for row in rows])
+        before = {row.utterance.clip_id: clip for row, clip in zip(rows, found, strict=True)}
+        return replace(model, before=before)
 
     def process(self, row: SpokenClip, model: FeatureModels) -> Iterator[Example | Rejection]:
         utterance = row.utterance
         wave, rate_hz = decode_flac(row.flac)
-        features = extract_features(model.base, wave, utterance)
+        before = model.before.get(utterance.clip_id)
+        features = extract_features(model.base, wave, utterance, loud=True, before=before)
         speaker = model.speaker_verifier.embed(wave, rate_hz).astype(np.float32)
         arrays = [features.content, features.text_vectors, features.speaker_vector, speaker]
         if not all(np.isfinite(array).all() for array in arrays if array is not None):
@@ -67,6 +107,7 @@ class ExtractFeatures(Stage[SpokenClip, Example]):
             flac=row.flac,
             uri=row.uri,
             gain_db=row.gain_db,
+            treatment=row.treatment,
             content=features.content,
             tokens=features.tokens,
             speaker=speaker,

@@ -116,4 +116,7 @@ def _manifest_line(example: Example, shard: str) -> dict[str, object]:
         "gain_db": example.gain_db,
         "shard": shard,
         "speaker": example.speaker.tolist(),
+        "fingerprint": example.fingerprint,
+        "not_finite": list(example.not_finite),
+        **(asdict(example.treatment) if example.treatment else {}),
     }

@@ -25,8 +25,8 @@ def test_engines_of_a_cluster_run_from_local_folders(demo_voices: Path, tmp_path
         "speaker_verifier_model": str(write_tiny_ecapa(tmp_path / "ecapa")),
         "quality": "none",
     }
-    settings = (f"--set=flow.engines={json.dumps(engines)}", "--set=flow.bounds.most_character_error_rate=null")
-    done = gsv("prepare", recordings, "--workspace", tmp_path / "w", "--json", *settings)
+    setting = f"--set=flow.engines={json.dumps(engines)}"
+    done = gsv("prepare", recordings, "--workspace", tmp_path / "w", "--json", setting)
     (line,) = json.loads(done.stdout)["voices"]
     assert line["failed_units"] == []
     assert line["seconds_kept"] > 30

@@ -51,6 +51,12 @@ def test_text_that_cannot_be_spoken_is_refused(uri: str) -> None:
         speak(uri, "alice", "…", "en")
 
 
+def test_steps_and_guidance_are_refused_where_the_release_has_none(uri: str) -> None:
+    for options in ({"steps": 4}, {"guidance": 1.0}):
+        with pytest.raises(ValueError, match="belong to v3 and v4; nano speaks without them"):
+            speak(uri, "alice", "Hello.", "en", **options)
+
+
 def test_without_a_store_nothing_is_made(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="gsv onboard"):
         speak(f"sqlite:///{tmp_path}/mlflow.db", "alice", "Hello.", "en")

@@ -1,6 +1,8 @@
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import wait as done
 from pathlib import Path
 
 import pytest
@@ -57,3 +59,27 @@ def test_a_name_that_would_bend_the_registry_s_address_is_refused(tmp_path: Path
     with pytest.raises(ValueError, match="choose another name"):
         Workspace.open(tmp_path / name)
     assert not (tmp_path / name).exists()
+
+
+def test_a_job_that_waits_gets_the_lease_when_the_other_ends(tmp_path: Path) -> None:
+    workspace = Workspace.open(tmp_path)
+    with ThreadPoolExecutor(1) as pool:
+
+        def wait() -> str:
+            with workspace.lease(wait_s=30.0):
+                return "held"
+
+        with workspace.lease():
+            waiting = pool.submit(wait)
+            assert not done([waiting], timeout=0.2).done
+        assert waiting.result(timeout=30) == "held"
+
+
+def test_a_job_that_waited_in_vain_leaves(tmp_path: Path) -> None:
+    workspace = Workspace.open(tmp_path)
+    with (
+        workspace.lease(),
+        pytest.raises(ValueError, match="another job"),
+        Workspace.open(tmp_path).lease(wait_s=0.1),
+    ):
+        pass

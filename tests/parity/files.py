@@ -15,7 +15,7 @@ import torch
 
 from gsv_core.checkpoints.upstream import UpstreamFile, read_upstream
 from gsv_core.checkpoints.upstream_recognition import inspect_file
-from gsv_core.checkpoints.upstream_structure import checked_file
+from gsv_core.checkpoints.upstream_structure import SETTINGS_CLASS, checked_file
 from gsv_core.checkpoints.upstream_writing import write_upstream
 from gsv_core.checkpoints.weights import load_weights, save_weights
 from gsv_core.networks.lora import own_names, upstream_names
@@ -47,9 +47,20 @@ def _compare(path: Path, facts: Mapping[str, Any]) -> Iterator[Comparison]:
     file = read_upstream(path)
     with checked_file(path) as (_, structure):
         names, entries = structure.names, list(structure.content)
+    foreign = sorted(name for name in names if name == SETTINGS_CLASS)
     shapes = {name: list(tensor.shape) for name, tensor in file.weights.items()}
     types = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in file.weights.values()})
     yield _equal("header", file.header.decode("latin-1"), facts["header_bytes_ascii"])
+    others = {
+        "bytes": path.stat().st_size,
+        "header_hex": path.read_bytes()[:4].hex(),
+        "n_weight_keys": len(file.weights),
+        "globals_to_allow_for_weights_only": foreign,
+        "loads_with_weights_only_true": not foreign,
+    }
+    for name, ours in others.items():
+        if name in facts:
+            yield _equal(name, ours, facts[name])
     yield _equal("entries", entries, facts["top_level_keys"])
     yield _equal("names and shapes", shapes, facts["weight_keys"])
     yield _equal("types", types, sorted(facts["dtypes"]))
@@ -60,9 +71,13 @@ def _compare(path: Path, facts: Mapping[str, Any]) -> Iterator[Comparison]:
     yield _equal("settings", file.config, facts["config_plain"])
     yield _equal("information", file.info, facts["info"])
     yield _equal("LoRA rank", file.lora_rank, facts["other"].get("lora_rank"))
-    said = {name: value for name, value in facts["other"].items() if isinstance(value, int | float)}
-    found = {name: value for name, value in file.other.items() if isinstance(value, int | float)}
-    yield _equal("other entries", found, {name: value for name, value in said.items() if name != "lora_rank"})
+    # Of what is neither number nor text the kind alone is recorded.
+    found = {
+        name: value if isinstance(value, int | float | str) else type(value).__name__
+        for name, value in file.other.items()
+    }
+    said = {name: value for name, value in facts["other"].items() if name != "lora_rank"}
+    yield _equal("other entries", found, said)
     yield _verdict("described", agrees=not inspect_file(path).problems, note="; ".join(inspect_file(path).problems))
     yield from _round_trip(file)
 

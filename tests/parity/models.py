@@ -58,6 +58,9 @@ RECORDED_SUFFIXES = {".json", ".safetensors", ".ckpt", ".pth", ".pt"}
 # What a case that does not fit our networks raises while it is built, loaded or run.
 MISFITS = (ArithmeticError, AssertionError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 
+MOST_AT_A_KINK = 3
+"""Gradients of one case that may be judged in float64. More of them off in float32 are no accident of rounding."""
+
 
 @dataclass(frozen=True)
 class Report:
@@ -103,7 +106,7 @@ def evaluate(case: RecordedCase) -> list[Comparison]:
             comparisons.append(Comparison("n_state_dict_keys", abs(len(case.weights()) - recorded_keys), 0.0))
         comparisons.extend(kind.evaluate(case))
         comparisons.extend(case.compare_middles())
-        if any(_is_wrong_gradient(comparison) for comparison in comparisons):
+        if 0 < sum(map(_is_wrong_gradient, comparisons)) <= MOST_AT_A_KINK:
             comparisons = _gradients_again(kind, case, comparisons)
     except MISFITS as error:
         comparisons.append(failure("evaluation ended early", f"{type(error).__name__}: {first_line(error)}"))
@@ -132,7 +135,11 @@ def _gradients_again(kind: Kind, case: RecordedCase, comparisons: list[Compariso
     finally:
         torch.set_default_dtype(before)
     return [
-        replace(exact[comparison.name], note="in float64; a rectifier's input is zero to within rounding in float32")
+        replace(
+            exact[comparison.name],
+            note=f"in float64; in float32, where a rectifier's input is zero but for rounding, relative "
+            f"{comparison.relative:.2g}",
+        )
         if _is_wrong_gradient(comparison) and exact[comparison.name].used < comparison.used
         else comparison
         for comparison in comparisons

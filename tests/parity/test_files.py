@@ -61,6 +61,12 @@ def test_what_is_recorded_wrongly_is_found(folder):
         ({"config_type": "builtins.dict"}, "kind of settings"),
         ({"pickle_globals": []}, "names the pickle asks for"),
         ({"other": {}}, "LoRA rank"),
+        ({"other": {"lora_rank": 2, "optimizer": "dict"}}, "other entries"),
+        ({"bytes": 1}, "bytes"),
+        ({"header_hex": "504b0304"}, "header_hex"),
+        ({"n_weight_keys": 1}, "n_weight_keys"),
+        ({"globals_to_allow_for_weights_only": []}, "globals_to_allow_for_weights_only"),
+        ({"loads_with_weights_only_true": True}, "loads_with_weights_only_true"),
     ):
         assert found in wrong_in(place, {"a.pth": facts | changed})["a.pth"]
 

@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from tests.parity.text import BOUNDS, edit_distance, evaluate, evaluate_rows, main, replay, report
 from tests.shared import shared_path
 
@@ -38,7 +40,7 @@ def test_marked_lines_are_left_out(tmp_path):
 
 def test_a_line_read_better_on_purpose_is_listed_and_counts_neither_way(tmp_path, capsys):
     rows = [
-        {"lang": "zh", "version": "v2", "text": "第2名", "phones": ["d", "i4", "l", "iang3", "m", "ing2"], "notes": ""},
+        {"lang": "zh", "version": "v2", "text": "5mm", "phones": ["w", "u2", "m", "i2", "m", "i3"], "notes": ""},
         {"lang": "zh", "version": "v2", "text": "第3名", "phones": ["d", "i4", "s", "an1", "m", "ing2"], "notes": ""},
     ]
     (tmp_path / "mine.jsonl").write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
@@ -46,6 +48,28 @@ def test_a_line_read_better_on_purpose_is_listed_and_counts_neither_way(tmp_path
     printed = capsys.readouterr().out
     assert "1/1 lines" in printed
     assert "on purpose: mine.jsonl:1" in printed
+
+
+def test_a_rule_forgives_nothing_but_its_own_mistake(tmp_path):
+    row = {"lang": "zh", "version": "v2", "text": "5mm", "phones": ["w", "u3", "m", "i2", "m", "i3"], "notes": ""}
+    (tmp_path / "mine.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    found = evaluate(tmp_path)["zh"]
+    assert (found.lines, found.lines_equal, found.better) == (1, 0, [])
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "phones"),
+    [
+        ("zh", "10:1", "sh ir2 y i1"),
+        ("zh", "￥58", "SP2 w u3 sh ir2 b a1"),
+        ("yue", "€20", "Yj Yi6 Ys Yap6"),
+        ("ko", "-3", "- ㅅ ㅏ ㅁ ."),
+    ],
+)
+def test_unmarked_lines_that_upstream_says_with_another_meaning(language, text, phones):
+    row = {"lang": language, "version": "v2", "text": text, "phones": phones.split(), "notes": ""}
+    found = evaluate_rows([("a line", row)])[language]
+    assert (found.lines, len(found.better)) == (0, 1)
 
 
 def _spans(pieces, text, lid):

@@ -32,10 +32,17 @@ def example(number: int, voice: str = "anna") -> Example:
     )
 
 
-def commit_unit(corpus: LocalStorage, clips: int = 3, config: str = "config", voice: str = "anna") -> Unit:
-    """Plan and commit one unit with `clips` clips."""
+def commit_unit(
+    corpus: LocalStorage,
+    clips: int = 3,
+    config: str = "config",
+    voice: str = "anna",
+    examples: list[Example] | None = None,
+) -> Unit:
+    """Plan and commit one unit with `clips` clips, or with these."""
+    examples = examples or [example(number, voice) for number in range(clips)]
+    clips = len(examples)
     unit = Unit.of([Source(voice=voice, uri=f"/{voice}/1.wav", digest="d" * 64, size_bytes=1)], config)
-    examples = [example(number, voice) for number in range(clips)]
     rejections = [Rejection(row_id="x", voice=voice, uri=f"/{voice}/1.wav", stage="slice", reason="no_speech")]
     write_plan([unit], corpus)
     files = ShardWriter(most_examples=2).files(voice, unit.unit_id, examples, rejections, {})

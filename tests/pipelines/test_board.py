@@ -45,3 +45,12 @@ def test_a_unit_that_ended_starts_afresh() -> None:
     board.begin("unit")
     board.end("unit")
     assert not board.begin("unit").report_places
+
+
+def test_a_board_that_was_killed_and_started_again_learns_the_place_anew() -> None:
+    board = Board()  # knows nothing of a unit that is under way
+    board.at("unit", HERE)
+    for _ in range(MOST_DEATHS):
+        orders = board.begin("unit")
+        board.at("unit", HERE)
+    assert orders.deadly == (HERE,)

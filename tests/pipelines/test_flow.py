@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 
+from gsv_core.checkpoints.releases import Release
 from pipelines.engines.choose import EngineConfig
 from pipelines.flow import Flow, FlowConfig, build_flow
 from pipelines.stages.screen import Bounds
 from pipelines.stages.shard import ShardWriter
+from pipelines.stages.transcribe import Guards
 
 
 def flow(config: FlowConfig | None = None, **changes: Any) -> Flow:
@@ -35,7 +37,7 @@ def test_settings_reach_the_stages_they_are_for() -> None:
 
 def test_a_gpu_goes_to_the_stages_with_models_and_leaves_the_digest_alone() -> None:
     with_gpu = flow(FlowConfig(gpus=0.5))
-    assert [stage.name for stage in with_gpu.stages if stage.resources.gpus] == ["transcribe", "features"]
+    assert [stage.name for stage in with_gpu.stages if stage.resources.gpus] == ["transcribe", "features", "screen"]
     assert with_gpu.digest == flow().digest
 
 
@@ -45,8 +47,6 @@ def test_a_gpu_goes_to_the_stages_with_models_and_leaves_the_digest_alone() -> N
         flow(FlowConfig(target_lufs=-18.0)),
         flow(FlowConfig(bounds=Bounds(least_snr_db=6.0))),
         flow(FlowConfig(engines=EngineConfig(quality="none"))),
-        flow(base_digest="other"),
-        flow(symbols="v1"),
         flow(derived_from={"content": "other"}),
         replace(flow(), writer=ShardWriter(most_examples=10)),
         replace(flow(), engine_versions={"pocketsphinx": "0"}),
@@ -58,6 +58,16 @@ def test_whatever_decides_the_result_changes_the_digest(other: Flow) -> None:
 
 def test_where_the_base_lies_does_not_change_the_digest() -> None:
     assert flow(FlowConfig(base_folder="/models")).digest == flow().digest
+
+
+@pytest.mark.parametrize("other", [flow(derived_from={"content": "other"}), flow(FlowConfig(release=Release.V2))])
+def test_what_was_heard_stays_when_the_base_changes(other: Flow) -> None:
+    assert other.heard_digest == flow().heard_digest
+
+
+def test_what_was_heard_depends_on_how() -> None:
+    for other in (flow(FlowConfig(shortest_s=3.0)), flow(FlowConfig(guards=Guards(most_repeats=None)))):
+        assert other.heard_digest != flow().heard_digest
 
 
 def test_the_flow_travels_and_its_fingerprint_can_be_stored() -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -19,14 +21,16 @@ from gsv_core.checkpoints.base import load_base
 from jobs.cluster import Cluster
 from jobs.config import ClusterConfig, JobConfig
 from jobs.prepare import flow_of
+from pipelines.board import Board
 from pipelines.flow import Flow
 from pipelines.rows import Recording, Rejection, Source
-from pipelines.runner import UnitResult, pool_sizes, run_units, stage_groups
+from pipelines.runner import Patience, UnitResult, _StageActor, pool_sizes, run_units, stage_groups
 from pipelines.sources import gather
-from pipelines.stage import Resources
+from pipelines.stage import Resources, Stage
+from pipelines.stages.features import ExtractFeatures, FeatureModels
 from pipelines.stages.ingest import IngestSources
 from pipelines.stages.transcribe import TranscribeClips
-from pipelines.storage import LocalStorage
+from pipelines.storage import LocalStorage, StorageError
 from pipelines.units import Unit, done_path, plan, read_committed
 
 
@@ -277,3 +281,169 @@ def test_a_recording_that_kills_its_worker_is_rejected_and_its_unit_committed(ma
     accounts = {account.digest for account in read_committed(unit, storage).accounts}
     assert accounts == {source.digest for source in unit.sources} - {deadly.digest}
     assert result.kept > 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class HangsInC(KillsItsWorker):
+    """Ingest, but on a file of a certain size it never comes back, nor lets any other thread of Python run."""
+
+    def process(self, row: Source, model: Any) -> Iterator[Recording | Rejection]:
+        if row.size_bytes == self.deadly_bytes:
+            re.match(r"(a+)+$", "a" * 64 + "b")
+        yield from IngestSources.process(self, row, model)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefusesAll(Stage[Recording, Recording]):
+    name = "refuse"
+
+    def process(self, row: Recording, model: None) -> Iterator[Recording | Rejection]:
+        yield Rejection(
+            row_id=row.recording_id, voice=row.voice, uri=row.uri, stage=self.name, reason="refused", detail="a test"
+        )
+
+
+@pytest.mark.slow
+def test_a_recording_that_hangs_is_rejected_and_its_unit_committed(
+    cluster: Cluster, recordings: Path, tmp_path: Path
+) -> None:
+    flow = real_flow()
+    unit = next(unit for unit in planned(recordings, flow, tmp_path) if unit.voice == "ben")
+    endless, sound = sorted(unit.sources, key=lambda source: source.size_bytes)
+    flow = replace(flow, stages=(HangsInC(deadly_bytes=endless.size_bytes), RefusesAll()))
+    patience = Patience(least_s=3.0, per_second=0.0)
+    (result,) = run_units([unit], flow, str(tmp_path), actors=1, patience=patience)
+    assert result.error is None
+    table = LocalStorage(tmp_path).read(f"voices/ben/rejected/{unit.unit_id}.parquet")
+    reasons = {row["uri"]: row["reason"] for row in pq.read_table(io.BytesIO(table)).to_pylist()}
+    assert reasons == {endless.uri: "kills_worker", sound.uri: "refused"}
+
+
+def test_patience_must_be_some() -> None:
+    with pytest.raises(ValueError, match="least_s > 0"):
+        Patience(least_s=0.0)
+
+
+class _Here:
+    """A board in this process, called as a remote one is."""
+
+    def __init__(self) -> None:
+        board = Board()
+        for name in ("begin", "at", "end", "add"):
+            call = getattr(board, name)
+            setattr(self, name, type("_Method", (), {"remote": staticmethod(call)}))
+
+
+@pytest.fixture
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`ray.get` of what `_Here` returns: the thing itself."""
+    monkeypatch.setattr("pipelines.runner.ray.get", lambda answer: answer)
+
+
+def made_here(flow: Flow, unit: Unit, corpus: Path) -> dict[str, Any]:
+    """What an actor with all stages says of a unit, without any Ray."""
+    actor = _StageActor(flow, flow.stages, str(corpus), _Here(), Patience(), True)
+    answer = actor({"unit": np.array([unit.to_json()], dtype=object)})
+    return {name: values[0] for name, values in answer.items()}
+
+
+@pytest.fixture
+def refused(recordings: Path, tmp_path: Path) -> tuple[Flow, Unit]:
+    """A unit, and a flow of two stages that is quickly done with it."""
+    flow = real_flow()
+    unit = next(unit for unit in planned(recordings, flow, tmp_path / "planned") if unit.voice == "ben")
+    return replace(flow, stages=(IngestSources(), RefusesAll())), unit
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_a_unit_made_since_it_was_planned_is_not_made_again(refused: tuple[Flow, Unit], tmp_path: Path) -> None:
+    flow, unit = refused
+    first = made_here(flow, unit, tmp_path)
+    assert (first["kept"], first["rejected"], first["error"]) == (0, 2, "")
+    before = digests(tmp_path)
+    broken = replace(flow, stages=(HangsInC(deadly_bytes=unit.sources[0].size_bytes), RefusesAll()))
+    again = made_here(broken, unit, tmp_path)
+    assert again | {"seconds": 0} == first | {"seconds": 0}
+    assert digests(tmp_path) == before
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_a_full_disk_is_told_apart_from_a_unit_that_fails(
+    refused: tuple[Flow, Unit], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flow, unit = refused
+    synced = os.fsync
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pipelines.storage.os.fsync", full)
+    answer = made_here(flow, unit, tmp_path)
+    assert "No space left on device" in answer["no_storage"]
+    assert len(answer["no_storage"].splitlines()) == 1
+    assert not [path for path in (tmp_path / "voices").rglob("*") if path.is_file()]
+    monkeypatch.setattr("pipelines.storage.os.fsync", synced)
+    assert made_here(flow, unit, tmp_path)["no_storage"] == ""
+
+
+class _NotANumber:
+    name = "not-a-number"
+
+    def embed(self, wave: np.ndarray, rate_hz: int) -> np.ndarray:
+        return np.full(192, np.nan, dtype=np.float32)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeaturesOfABrokenModel(ExtractFeatures):
+    def load(self) -> FeatureModels:
+        return replace(super().load(), speaker_verifier=_NotANumber())
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_a_model_that_answers_nan_never_reaches_a_shard(recordings: Path, tmp_path: Path) -> None:
+    flow = real_flow()
+    unit = next(unit for unit in planned(recordings, flow, tmp_path) if unit.voice == "ada")
+    stages = [
+        FeaturesOfABrokenModel(release=stage.release, base_digest=stage.base_digest, engines=stage.engines)
+        if isinstance(stage, ExtractFeatures)
+        else stage
+        for stage in flow.stages
+    ]
+    answer = made_here(replace(flow, stages=tuple(stages)), unit, tmp_path)
+    assert answer["error"] == ""
+    assert answer["kept"] == 0
+    table = LocalStorage(tmp_path).read(f"voices/ada/rejected/{unit.unit_id}.parquet")
+    rows = pq.read_table(io.BytesIO(table)).to_pylist()
+    assert {row["reason"] for row in rows} == {"not_finite"}
+    (account,) = read_committed(unit, LocalStorage(tmp_path)).accounts
+    assert account.rejected_samples == sum(row["num_samples"] for row in rows)
+    assert not list(tmp_path.glob("voices/ada/shards/*"))
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_the_run_in_one_line(cluster: Cluster, refused: tuple[Flow, Unit], tmp_path: Path) -> None:
+    flow, unit = refused
+    blocked = tmp_path / "corpus" / "voices"
+    blocked.parent.mkdir()
+    blocked.write_bytes(b"a file where a folder should be: not even root can write below it")
+    with pytest.raises(StorageError, match="cannot be written") as raised:
+        list(run_units([unit], flow, str(tmp_path / "corpus"), actors=1))
+    assert len(str(raised.value).splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_two_runs_over_one_corpus_without_a_lease_make_the_same_bytes(
+    made: Made, recordings: Path, tmp_path: Path
+) -> None:
+    corpus, root = tmp_path / "corpus", Path(__file__).resolve().parents[2]
+    drivers = [
+        subprocess.Popen(
+            [sys.executable, "-c", _DRIVER, str(recordings), str(corpus), str(tmp_path / f"scratch-{number}")],
+            cwd=root,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        for number in range(2)
+    ]
+    assert [driver.wait(timeout=300) for driver in drivers] == [0, 0]
+    assert digests(corpus) == made.files

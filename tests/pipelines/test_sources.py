@@ -1,3 +1,4 @@
+import hashlib
 import os
 from pathlib import Path
 
@@ -168,6 +169,40 @@ def test_a_broken_card_is_named_and_nothing_in_it_runs(tmp_path: Path, content: 
     put(tmp_path / "voice.yaml", content)
     with pytest.raises(ValueError, match="voice"):
         read_card(tmp_path, "anna")
+
+
+def test_a_reference_is_a_file_of_the_folder_and_known_by_its_bytes(root: Path) -> None:
+    put(root / "anna" / "a.wav", b"1")
+    put(root / "anna" / "known" / "only her.wav", b"2")
+    put(root / "anna" / "voice.yaml", "reference: known/only her.wav\n")
+    put(root / "ben" / "a.wav", b"3")
+    found = look(root)
+    anna, ben = found.cards
+    assert (anna.reference, ben.reference) == ("known/only her.wav", None)
+    assert anna.reference_digest == hashlib.sha256(b"2").hexdigest()
+    assert found.references == {"anna": root / "anna" / "known" / "only her.wav"}
+
+
+@pytest.mark.parametrize(
+    ("reference", "said"),
+    [
+        ("../secret.wav", "outside the voice's folder"),
+        ("/etc/hostname", "outside the voice's folder"),
+        ("link.wav", "outside the voice's folder"),
+        ("gone.wav", "no such file"),
+        (".", "no such file"),
+        ("[a.wav]", "must be one value"),
+        ('"a\\0b.wav"', "cannot be read"),
+        ("x" * 5_000, "cannot be read"),
+    ],
+)
+def test_a_reference_that_cannot_be_used_is_named_before_any_work(root: Path, reference: str, said: str) -> None:
+    put(root / "secret.wav")
+    put(root / "anna" / "a.wav")
+    (root / "anna" / "link.wav").symlink_to(root / "secret.wav")
+    put(root / "anna" / "voice.yaml", f"reference: {reference}\n")
+    with pytest.raises(ValueError, match=said):
+        look(root)
 
 
 @settings(max_examples=60, deadline=None)

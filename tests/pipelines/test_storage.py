@@ -1,53 +1,23 @@
-import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from pipelines.storage import LocalStorage, ObjectStorage, Storage, open_storage
+from pipelines.storage import LocalStorage, ObjectStorage, Patience, Storage, StorageError, open_storage
+from tests.end_to_end.bad_store import FAULTS, BadStore, Fault, bad_store
 
 
 @pytest.fixture(scope="module")
-def bucket() -> Iterator[str]:
+def store() -> Iterator[BadStore]:
+    with bad_store() as store:
+        yield store
+
+
+@pytest.fixture
+def bucket(store: BadStore) -> str:
     """A bucket on a real S3 server of its own process, on loopback."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    names = {
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(names)
-    try:
-        for _ in range(100):
-            try:
-                urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{port}/corpora", method="PUT"))
-                break
-            except OSError:
-                time.sleep(0.1)
-        yield "s3://corpora"
-    finally:
-        server.terminate()
-        server.wait()
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name)
-            else:
-                os.environ[name] = value
+    return "s3://corpora"
 
 
 @pytest.fixture(params=["local", "object"])
@@ -116,3 +86,71 @@ def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: p
     with pytest.raises(OSError, match="No space"):
         LocalStorage(tmp_path).write("a/b", b"data")
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+ALWAYS = 1_000
+HASTY = Patience(attempts=3, first_pause_s=0.05, timeout_s=1.0)
+PATIENT = Patience(attempts=6, first_pause_s=0.05, timeout_s=3.0)
+LONG = bytes(range(256)) * 4_000
+"""Longer than what a socket swallows at once, so that a connection is lost in the middle of it."""
+
+
+@pytest.fixture
+def hasty(bucket: str, tmp_path: Path) -> ObjectStorage:
+    return ObjectStorage(f"{bucket}/{tmp_path.name}", HASTY)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_store_that_fails_for_a_moment_is_asked_again(
+    bucket: str, store: BadStore, fault: Fault, tmp_path: Path
+) -> None:
+    patient = ObjectStorage(f"{bucket}/{tmp_path.name}", PATIENT)
+    failed = store.failed
+    store.fail(fault, 1)
+    patient.write("a/x.tar", LONG)
+    store.fail(fault, 1)
+    assert patient.write_if_absent("a/x.done", b"mark")
+    store.fail(fault, 1)
+    assert patient.read("a/x.tar") == LONG
+    store.fail(fault, 1)
+    assert patient.names("a") == ["x.done", "x.tar"]
+    store.fail(fault, 1)
+    assert not patient.exists("a/y.tar")
+    assert store.failed == failed + 5
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_store_that_stays_away_is_one_line_and_nothing_is_half_written(
+    hasty: ObjectStorage, store: BadStore, fault: Fault
+) -> None:
+    hasty.write("a/x.tar", b"before")
+    store.fail(fault, ALWAYS)
+    with pytest.raises(StorageError, match=r"a/x\.tar: could not be written in 3 attempts \(.*run the same command"):
+        hasty.write("a/x.tar", LONG)
+    with pytest.raises(StorageError) as raised:
+        hasty.write_if_absent("a/x.done", b"mark")
+    store.fail(fault, 0)
+    assert len(str(raised.value).splitlines()) == 1
+    assert hasty.names("a") == ["x.tar"]
+    assert hasty.read("a/x.tar") == b"before"
+
+
+def test_a_mark_whose_answer_was_lost_counts_as_put(hasty: ObjectStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    put = hasty._put
+    calls = []
+
+    def answer_lost(key: str, data: bytes, *, mode: str) -> None:
+        calls.append(key)
+        put(key, data, mode=mode)
+        if len(calls) == 1:
+            raise ConnectionResetError("Connection lost")
+
+    monkeypatch.setattr(hasty, "_put", answer_lost)
+    assert hasty.write_if_absent("mark", b"mine")
+    assert len(calls) == 2
+    assert not hasty.write_if_absent("mark", b"mine")
+
+
+def test_a_bucket_that_is_not_there_is_one_line(store: BadStore) -> None:
+    with pytest.raises(StorageError, match="is the bucket there"):
+        ObjectStorage("s3://nowhere/corpus", HASTY).write("a", b"data")

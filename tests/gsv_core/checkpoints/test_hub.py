@@ -1,5 +1,7 @@
 import hashlib
+import io
 import json
+import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -7,7 +9,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from gsv_core.checkpoints.hub import LOCK_NAME, pull, verify
+from gsv_core.checkpoints.hub import LOCK_NAME, TEXT_FILES, pull, pull_text, verify
 from gsv_core.checkpoints.releases import RELEASES, REPOSITORY, Release
 
 FILES = RELEASES[Release.V1].files
@@ -149,3 +151,67 @@ def test_files_missing_or_never_locked_are_named(tmp_path):
     (models / LOCK_NAME).write_text("[]")
     with pytest.raises(ValueError, match="no lock of model files"):
         verify(models)
+
+
+TEXT_NAMES = [Path(name).name for name in TEXT_FILES[:-1]]
+
+
+def zipped(names):
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in names:
+            archive.writestr(name, f"unpacked {Path(name).name}")
+    return packed.getvalue()
+
+
+def carried_text(folder, names):
+    (folder / "chinese-roberta-wwm-ext-large").mkdir(parents=True)
+    (folder / "chinese-roberta-wwm-ext-large/tokenizer.json").write_text("{}")
+    (folder / "G2PWModel.zip").write_bytes(zipped(names))
+    return folder
+
+
+def test_the_text_model_is_unpacked_and_locked_and_nothing_else_in_the_zip_is(tmp_path):
+    names = [f"G2PWModel_1.1/{name}" for name in TEXT_NAMES] + ["G2PWModel_1.1/config.py", "../../outside.txt"]
+    source, models = carried_text(tmp_path / "usb", names), tmp_path / "deep" / "models"
+    pull_text(models, source=source)
+    assert verify(models).keys() == set(TEXT_FILES)
+    assert (models / TEXT_FILES[0]).read_text() == "unpacked g2pW.onnx"
+    files = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert not {path for path in files if "config.py" in path or "outside" in path}
+    (source / "G2PWModel.zip").unlink()
+    pull_text(models, source=source)  # all there and unchanged: nothing is needed
+
+
+def test_the_text_model_comes_as_plain_files_too(tmp_path):
+    source = tmp_path / "usb"
+    (source / "G2PWModel").mkdir(parents=True)
+    for name in TEXT_FILES:
+        (source / name).write_text(name)
+    (source / "tokenizer.json").write_text("{}")
+    pull_text(tmp_path / "models", source=source)
+    assert verify(tmp_path / "models").keys() == set(TEXT_FILES)
+
+
+@pytest.mark.parametrize(("names", "said"), [(TEXT_NAMES[1:], "holds 0 files g2pW.onnx"), ([], "holds 0 files")])
+def test_a_zip_that_lacks_a_file_is_refused(tmp_path, names, said):
+    with pytest.raises(ValueError, match=said):
+        pull_text(tmp_path / "models", source=carried_text(tmp_path / "usb", names))
+
+
+def test_a_text_model_that_is_another_than_the_locked_one_is_refused(tmp_path):
+    source, models = carried_text(tmp_path / "usb", TEXT_NAMES), tmp_path / "models"
+    pull_text(models, source=source)
+    (models / TEXT_FILES[0]).unlink()
+    lock = json.loads((models / LOCK_NAME).read_text())
+    lock["files"][TEXT_FILES[0]]["sha256"] = "0" * 64
+    (models / LOCK_NAME).write_text(json.dumps(lock))
+    with pytest.raises(ValueError, match="remove its entry there and pull again"):
+        pull_text(models, source=source)
+
+
+def test_no_zip_is_refused(tmp_path):
+    source = carried_text(tmp_path / "usb", TEXT_NAMES)
+    (source / "G2PWModel.zip").write_bytes(b"an error page")
+    with pytest.raises(ValueError, match="no whole zip archive"):
+        pull_text(tmp_path / "models", source=source)

@@ -253,3 +253,12 @@ def test_a_record_is_json(put):
     record = json.loads(json.dumps(inspect_file(put(wave_file(Release.V2_PRO))).record()))
     assert record["releases"] == ["v2Pro"]
     assert record["config"]["model"]["gin_channels"] == 1024
+
+
+def test_a_state_of_an_unknown_network_is_a_resume_state_only_with_what_resuming_takes(tmp_path):
+    path, table = tmp_path / "x.pth", {"0.weight": torch.ones(2)}
+    torch.save({"model": table, "iteration": 3, "optimizer": {}, "learning_rate": 1e-4}, path)
+    assert inspect_file(path).part is Part.RESUME_STATE
+    torch.save({"state_dict": table}, path)
+    with pytest.raises(ValueError, match=r"no file of GPT-SoVITS: 1 tensors, such as 0\.weight"):
+        inspect_file(path)

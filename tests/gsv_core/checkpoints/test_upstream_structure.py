@@ -14,6 +14,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gsv_core.checkpoints import upstream_structure
 from gsv_core.checkpoints.upstream import UpstreamFile, read_upstream
 from gsv_core.checkpoints.upstream_recognition import FileDescription, inspect_file
 from gsv_core.checkpoints.upstream_structure import StoredTensor, checked_file
@@ -211,9 +212,29 @@ def test_files_of_torch_before_1_6_are_read_as_safely(tmp_path):
     assert "truncated" in refusal_of(path)
 
 
-def test_a_folder_or_a_missing_file_is_named(tmp_path):
-    for path in (tmp_path, tmp_path / "absent.pth"):
-        refusal_of(path)
+def test_what_is_no_file_is_named(tmp_path):
+    (tmp_path / "loop.pth").symlink_to("loop.pth")
+    for name in ("absent.pth", "loop.pth"):
+        assert "cannot be read" in refusal_of(tmp_path / name)
+    os.mkfifo(tmp_path / "pipe.pth")
+    assert "pipe or device" in refusal_of(tmp_path / "pipe.pth")
+    assert "folder" in refusal_of(tmp_path)
+
+
+def test_a_pickle_of_endless_steps_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(upstream_structure, "_MOST_OPCODES", 1000)
+    assert "more than 1000 steps" in refusal_of(archive(tmp_path / "x.pth", b"\x80\x02" + b"(" * 2000 + b"."))
+
+
+@pytest.mark.parametrize("header", [b"PK", b"05"])
+def test_a_bit_that_changed_on_the_way_is_noticed_when_tensors_are_read(tmp_path, header):
+    path = tmp_path / "voice.pth"
+    write_upstream(path, UpstreamFile(weights={"enc_p.mrte.a": torch.arange(100.0)}, header=header))
+    data = bytearray(path.read_bytes())
+    data[data.index(torch.arange(100.0).numpy().tobytes()) + 200] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="is not what was written"):
+        read_upstream(path)
 
 
 @pytest.fixture(scope="module")

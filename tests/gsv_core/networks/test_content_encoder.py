@@ -3,7 +3,7 @@ import pytest
 import torch
 from transformers import HubertConfig, HubertModel
 
-from gsv_core.networks.content_encoder import HubertContentEncoder, MelContentEncoder
+from gsv_core.networks.content_encoder import HubertContentEncoder, MelContentEncoder, buckets
 
 
 @pytest.fixture(scope="module")
@@ -85,3 +85,56 @@ def test_a_digest_names_the_arithmetic():
 def test_waves_that_do_not_fit_are_refused(wave):
     with pytest.raises(ValueError, match=r"expected a wave \(T,\)"):
         MelContentEncoder(8).encode(wave)
+
+
+def _clips():
+    """Waves of very different length and level, in no order of either."""
+    return [
+        _wave(samples, seed) * level
+        for seed, (samples, level) in enumerate(
+            [(16_000, 1.0), (7_321, 500.0), (400, 1.0), (33_000, 0.01), (12_001, 3.0)]
+        )
+    ]
+
+
+@pytest.mark.parametrize("longest_batch_s", [1, 3, 160])
+def test_hubert_hears_a_clip_alone_as_in_any_batch(folder, longest_batch_s):
+    encoder = HubertContentEncoder(folder)
+    encoder.longest_batch_s = longest_batch_s
+    clips = _clips()
+    alone = [encoder.encode(clip) for clip in clips]
+    for order in ([0, 1, 2, 3, 4], [3, 1, 4, 0, 2], [4, 2]):
+        together = encoder.encode_batch([clips[number] for number in order])
+        for number, batched in zip(order, together, strict=True):
+            torch.testing.assert_close(batched, alone[number], atol=1e-4, rtol=1e-4)
+
+
+def test_padding_would_change_a_clip_without_valid_statistics(folder):
+    """What the own first layer is for: transformers' takes its mean over the padding, too."""
+    encoder = HubertContentEncoder(folder)
+    short, long = _wave(8_000), _wave(32_000, 1)
+    padded = torch.zeros(2, 32_000)
+    padded[0, :8_000], padded[1] = torch.from_numpy(short), torch.from_numpy(long)
+    mask = torch.zeros(2, 32_000, dtype=torch.long)
+    mask[0, :8_000], mask[1] = 1, 1
+    with torch.inference_mode():
+        theirs = encoder._network(padded, attention_mask=mask).last_hidden_state[0, :24]
+    alone = encoder.encode(short)
+    assert (theirs - alone).abs().max() > 1e-2
+    torch.testing.assert_close(encoder.encode_batch([short, long])[0], alone, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_hubert_of_full_size_hears_a_clip_alone_as_in_a_batch(tmp_path):
+    torch.manual_seed(0)
+    HubertModel(HubertConfig()).save_pretrained(tmp_path)
+    encoder = HubertContentEncoder(tmp_path)
+    clips = [_wave(16_000) * 100, _wave(9_000, 1)]
+    for clip, batched in zip(clips, encoder.encode_batch(clips), strict=True):
+        torch.testing.assert_close(batched, encoder.encode(clip), atol=1e-4, rtol=1e-4)
+
+
+def test_buckets_hold_clips_of_like_length_and_no_more_than_fits():
+    assert buckets([5, 9, 5, 1, 10], most=20) == [[4, 1], [0, 2, 3]]
+    assert buckets([30, 2], most=20) == [[0], [1]]
+    assert buckets([], most=20) == []

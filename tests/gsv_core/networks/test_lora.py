@@ -7,6 +7,7 @@ from torch import nn
 from gsv_core.networks.lora import (
     FLOW_TARGETS,
     add_lora,
+    fold_factors,
     load_trained_state,
     merge_lora,
     own_names,
@@ -187,3 +188,18 @@ def test_what_cannot_be_adapted_is_refused(voice):
     add_lora(voice.cfm, ["to_q"], rank=1)
     with pytest.raises(ValueError, match="merge them first"):
         add_lora(voice.cfm, FLOW_TARGETS, rank=1)
+
+
+def test_stored_factors_are_folded_into_the_matrix_of_the_voice_or_else_of_its_base():
+    down, up = torch.ones(2, 3), torch.ones(4, 2)
+    own = {"q.weight": torch.zeros(4, 3), "in_proj": torch.ones(4, 3)}
+    pairs = {f"{owner}.lora_{side}": factor for owner in ("q", "in_proj") for side, factor in (("A", down), ("B", up))}
+    folded = fold_factors({"q.weight": torch.full((4, 3), 5.0), "bias": torch.ones(1)} | pairs, own)
+    assert {name: tensor.unique().tolist() for name, tensor in folded.items()} == {
+        "q.weight": [7.0],
+        "in_proj": [3.0],
+        "bias": [1.0],
+    }
+    for lonely in ({"q.lora_A": down}, {"q.lora_B": up}, {"k.lora_A": down, "k.lora_B": up}):
+        with pytest.raises(ValueError, match="not a pair that belongs to it"):
+            fold_factors(lonely, own)

@@ -64,3 +64,11 @@ def test_wrong_counts_and_incomplete_folders_are_refused(folder, tmp_path):
         TextEncoder(folder).encode("你好吗", [2, 2])
     with pytest.raises(ValueError, match="need config"):
         TextEncoder(tmp_path)
+
+
+def test_a_text_has_the_vectors_it_has_alone_in_any_batch(folder):
+    encoder = TextEncoder(folder)
+    # The longest is read in two pieces.
+    texts = [("你好", [1, 2]), ("", []), ("你好吗，你好吗，你好吗", [1] * 11), ("吗", [0]), ("a12。", [1, 1, 3, 1])]
+    for (text, counts), batched in zip(texts, encoder.encode_batch(texts), strict=True):
+        torch.testing.assert_close(batched, encoder.encode(text, counts), atol=1e-4, rtol=1e-4)

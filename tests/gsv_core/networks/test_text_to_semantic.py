@@ -1,4 +1,5 @@
 import copy
+import pickle
 from dataclasses import replace
 
 import pytest
@@ -150,11 +151,34 @@ def test_a_step_is_the_same_in_every_layout_of_the_weights(copies):
     network = TextToSemantic(replace(CONFIG, width=64, heads=4)).eval()
     phonemes = torch.arange(7).expand(copies, -1)
     _, cache = network.prefill(phonemes, None, None)
-    assert {weight.ndim for weights in cache.weights for weight in weights} == {2 if copies == 1 else 3}
+    assert {weights.out.ndim for weights in cache.weights} == {2 if copies == 1 else 3}
     fed = torch.tensor([3, 9, 4])
     decoded = torch.stack([network.step(token.expand(copies), cache) for token in fed])
     whole = network(phonemes[:1], torch.tensor([7]), fed[None], torch.tensor([3])).logits[0, 1:].detach()
     torch.testing.assert_close(decoded, whole.unsqueeze(1).expand(-1, copies, -1), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [1, 8])
+def test_the_layout_for_decoding_is_kept_until_a_weight_changes(rows):
+    torch.manual_seed(0)
+    network = TextToSemantic(replace(CONFIG, width=64, heads=4)).eval()
+    laid_out = network.step_weights(rows)
+    assert network.step_weights(rows) is laid_out
+    with torch.no_grad():
+        network.h.layers[1].linear1.weight[3, 5] = 7.0
+    assert network.step_weights(rows) is not laid_out
+    assert (network.step_weights(rows)[1].wide == 7.0).sum() == 1
+    other = TextToSemantic(network.config)
+    network.load_state_dict(other.state_dict())
+    assert torch.equal(network.step_weights(rows)[0].out, other.step_weights(rows)[0].out)
+
+
+def test_the_layout_for_decoding_stays_out_of_copies_and_files(network):
+    network.step_weights(1)
+    names = network.state_dict().keys()
+    assert len(pickle.dumps(network)) == len(pickle.dumps(TextToSemantic(CONFIG).eval()))
+    assert copy.deepcopy(network).step_weights(1) is not network.step_weights(1)
+    assert names == TextToSemantic(CONFIG).state_dict().keys()
 
 
 def test_columns_reserved_ahead_are_not_seen(network, batch):
@@ -164,11 +188,12 @@ def test_columns_reserved_ahead_are_not_seen(network, batch):
     _, narrow = network.prefill(single["phoneme_ids"], single["text_vectors"], prompt)
     _, wide = network.prefill(single["phoneme_ids"], single["text_vectors"], prompt, room=300)
     assert narrow.window()[0].shape[3] < wide.capacity
-    for _ in range(3):
+    for column in range(wide.length, wide.length + 3):
         with torch.no_grad():
-            seen_all = network.decode(fed, wide.column, wide.positions, wide.bias, wide.past, wide.weights)
+            at = torch.tensor([column])
+            seen_all = network.decode(fed, at, wide.positions, wide.bias, wide.past, wide.weights)
         torch.testing.assert_close(seen_all, network.step(fed, narrow), atol=1e-5, rtol=1e-5)
-    assert int(wide.column) == int(narrow.column) == narrow.length
+    assert narrow.length == wide.length + 3
 
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
@@ -176,15 +201,21 @@ def test_columns_reserved_ahead_are_not_seen(network, batch):
 def test_a_step_compiles_as_one_graph(backend, copies):
     torch.manual_seed(0)
     network = TextToSemantic(replace(CONFIG, width=64, heads=4)).eval()
-    compiled = copy.copy(network)
-    compiled.decode = torch.compile(network.decode, backend=backend, fullgraph=True, dynamic=False)
+    compiled = torch.compile(network.decode, backend=backend, fullgraph=True, dynamic=False)
     phonemes = torch.arange(7).expand(copies, -1)
 
-    def decode(stepper):
+    @torch.no_grad()
+    def decode(step):
         _, cache = network.prefill(phonemes, None, None)
-        return torch.stack([stepper.step(torch.full((copies,), token), cache) for token in (3, 9, 4)])
+        logits = []
+        for token in (3, 9, 4):
+            column = torch.tensor([cache.length])
+            fed = torch.full((copies,), token)
+            logits.append(step(fed, column, cache.positions, *cache.window(), cache.weights))
+            cache.length += 1
+        return torch.stack(logits)
 
-    torch.testing.assert_close(decode(compiled), decode(network))
+    torch.testing.assert_close(decode(compiled), decode(network.decode))
 
 
 def test_half_the_bits_decode_nearly_the_same(network, batch):

@@ -56,6 +56,16 @@ def test_the_same_seed_gives_the_same_wave_whatever_was_drawn_before(base, promp
     assert first.tokens != synthesiser.speak("Good morning.", "en", prompt, seed=5).tokens
 
 
+def test_upstreams_bound_loses_the_first_token_of_a_sentence_that_does_not_end(base, prompt):
+    # Before the eleventh token no sentence can end by itself.
+    bounds = {most: Sampling(longest_tokens=most) for most in (8, 9)}
+    (ours,) = Synthesiser(base, sampling=bounds[8]).speak("Good morning.", "en", prompt).tokens
+    (longer,) = Synthesiser(base, sampling=bounds[9]).speak("Good morning.", "en", prompt).tokens
+    (theirs,) = Synthesiser(base, sampling=bounds[8], upstream_bound=True).speak("Good morning.", "en", prompt).tokens
+    assert (len(longer), longer[:8]) == (9, ours)
+    assert theirs == longer[1:]
+
+
 def test_speed_changes_the_length_and_not_the_tokens(base, prompt):
     synthesiser = Synthesiser(base, sampling=SHORT)
     normal, fast = (synthesiser.speak("Good morning.", "en", prompt, speed=speed) for speed in (1.0, 2.0))
@@ -259,3 +269,11 @@ def test_only_what_a_voice_changes_takes_memory_of_its_own(base, trainers):
 def test_a_release_without_a_flow_takes_no_steps(base, prompt):
     with pytest.raises(ValueError, match="steps and guidance belong to v3 and v4; nano"):
         Synthesiser(base).speak("Good morning.", "en", prompt, steps=4)
+
+
+def test_silence_after_a_prompt_lengthens_its_tokens_and_nothing_else(base, prompt):
+    longer = Prompt.of(base, made_wave(0, 1.5).numpy(), "hello there", "en", clip_id="abc", silence_s=0.6)
+    assert len(longer.tokens) - len(prompt.tokens) == 15
+    assert torch.equal(longer.wave, prompt.wave)
+    assert torch.equal(longer.phoneme_ids, prompt.phoneme_ids)
+    assert torch.equal(longer.speaker_vector, prompt.speaker_vector)

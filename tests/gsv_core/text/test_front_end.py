@@ -74,7 +74,7 @@ def test_a_short_english_word_tears_no_sentence_apart():
         ("zh", "OK，没问题，see you tomorrow。", "O K,没问题,see you tomorrow."),
         ("ja", "OK、じゃあね。", "O K,じゃあね。"),
         ("auto", "他说：“I don't know.”", "他说,I don't know."),
-        ("zh", "那是第2个demo。", "那是第二个demo."),
+        ("zh", "那是第3个demo。", "那是第三个demo."),
         # upstream loses the sign with its amount, and accented letters
         ("auto", "價格是$50，很貴。", "价格是五十美元,很贵."),
         ("auto", "Café 这个词", "Cafe这个词"),

@@ -12,7 +12,7 @@ import pytest
 
 from gsv_core.text.front_end import engines, phonemise
 from gsv_core.text.mandarin import read
-from gsv_core.text.mandarin_polyphones import load_polyphones
+from gsv_core.text.mandarin_polyphones import load_polyphones, polyphones_digest
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "行", "長", "銀", "走", "很", "的"]
 POLYPHONIC = [("行", "ㄏㄤ2"), ("行", "ㄒㄧㄥ2"), ("長", "ㄔㄤ2"), ("長", "ㄓㄤ3"), ("一", "ㄧ1")]
@@ -170,3 +170,23 @@ def test_a_conversion_that_is_not_one_to_one_is_refused(folder):
     polyphones = load_polyphones(folder, folder / "vocab.txt", traditional=lambda text: text * 2)
     with pytest.raises(ValueError, match="one to one"):
         polyphones.read("行走")
+
+
+def test_every_file_is_in_the_digest_and_another_model_is_refused(folder):
+    digest = polyphones_digest(folder)
+    assert load_polyphones(folder, traditional=str, expected=digest).digest == digest
+    (folder / "polyphonic.rep").write_text("银行: ['yin2', 'hang2']\n", "utf-8")
+    assert polyphones_digest(folder) != digest
+    with pytest.raises(ValueError, match=f"needed is {digest}"):
+        load_polyphones(folder, expected=digest)
+
+
+def test_the_token_list_of_a_base_beside_it_serves(folder, tmp_path):
+    (folder / "vocab.txt").unlink()
+    with pytest.raises(ValueError, match=r"no tokenizer\.json in"):
+        polyphones_digest(folder)
+    vocabulary = {token: index for index, token in enumerate(VOCABULARY)}
+    (folder / "tokenizer.json").write_text(json.dumps({"model": {"vocab": vocabulary}}), "utf-8")
+    pytest.importorskip("onnxruntime", reason="g2pW runs in onnxruntime, which is not installed")
+    polyphones = load_polyphones(folder, traditional=lambda text: text.translate(TRADITIONAL))
+    assert polyphones.read("行走") == ["xing2", "zou3"]

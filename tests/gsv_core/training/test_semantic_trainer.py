@@ -127,6 +127,17 @@ def test_upstreams_loss_has_its_mask_and_counts_padding(base, items):
         assert ours.grad is None or torch.allclose(ours.grad, expected.grad, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("plan", [PLAN, AS_UPSTREAM])
+def test_only_upstreams_way_drops_attention_weights(base, items, plan):
+    losses = []
+    for dropout in (0.0, 0.5):
+        trainer = SemanticTrainer(base, plan, voice="anna")
+        for layer in trainer.network.h.blocks():
+            layer.self_attn.dropout = dropout
+        losses.append(trainer.step(trainer.collate(items))["cross_entropy"])
+    assert (losses[0] != losses[1]) == (plan is AS_UPSTREAM)
+
+
 def test_upstreams_way_goes_on_from_a_state_between_two_steps(base, items):
     whole, first, second = (SemanticTrainer(base, AS_UPSTREAM, voice="anna") for _ in range(3))
     for _ in range(12):

@@ -5,6 +5,7 @@ import pytest
 
 from pipelines.engines.choose import (
     EngineConfig,
+    engine_versions,
     load_quality,
     load_recogniser,
     load_speaker_verifier,
@@ -34,3 +35,18 @@ def test_the_embedded_engines_pull_in_no_heavy_library():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
     assert done.stdout.strip() == ""
+
+
+def test_what_is_in_a_models_folder_counts_and_not_its_name_alone(tmp_path):
+    folder = tmp_path / "ecapa"
+    folder.mkdir()
+    (folder / "embedding_model.ckpt").write_bytes(b"one")
+    config = EngineConfig(speaker_verifier="ecapa", speaker_verifier_model=str(folder))
+    before = engine_versions(config)
+    assert engine_versions(config) == before
+    assert len(before["speaker verifier model"]) == 64
+    (folder / "embedding_model.ckpt").write_bytes(b"two!")
+    assert engine_versions(config) != before
+    # The hub's names have no folder, and what is not used is not read.
+    assert "speaker verifier model" not in engine_versions(EngineConfig(speaker_verifier="ecapa"))
+    assert "speaker verifier model" not in engine_versions(EngineConfig(speaker_verifier_model=str(folder)))

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 
 from pipelines.engines.choose import EngineConfig, load_recogniser
-from pipelines.engines.protocols import AlignmentError
-from pipelines.engines.recogniser import WhisperXRecogniser, _Passage, _share_out, _spoken
+from pipelines.engines.protocols import AlignmentError, Span
+from pipelines.engines.recogniser import WhisperXRecogniser, _dealt, _groups, _Passage, _share_out, _spoken
+from pipelines.rows import Word
 from tests.pipelines.engines.signals import speech_like
 from tests.pipelines.engines.tiny_models import write_tiny_wav2vec2, write_tiny_whisper
 from tests.shared import shared_path
@@ -107,3 +108,35 @@ def test_a_long_text_is_shared_out_by_what_was_heard():
 )
 def test_tokens_lose_their_punctuation(token, spoken):
     assert _spoken(token) == spoken
+
+
+def spans(*seconds):
+    return [Span(start_sample=start * RATE_HZ, num_samples=(end - start) * RATE_HZ) for start, end in seconds]
+
+
+def test_neighbouring_clips_share_windows_of_thirty_seconds_at_most():
+    assert _groups(spans((0, 9), (10, 19), (20, 30), (30, 38))) == [[0, 1, 2], [3]]
+    assert _groups(spans((0, 5), (9, 12), (13, 15))) == [[0], [1, 2]]  # a long gap invites invented text
+    assert _groups([]) == []
+
+
+def test_words_of_a_window_are_dealt_out_by_their_times_and_in_order():
+    words = [
+        Word(text=text, start_sample=round(start * RATE_HZ), num_samples=round(length * RATE_HZ))
+        for text, start, length in [("a", 0.5, 1), ("b", 4.8, 1), ("?", 5.8, 0), ("c", 7, 1)]
+    ]
+    assert [[word.text for word in mine] for mine in _dealt(words, spans((0, 5), (5, 9)))] == [["a"], ["b", "?", "c"]]
+
+
+def test_clips_are_heard_together_and_only_with_their_own_recording(recogniser, speech):
+    wave, rate_hz = speech
+    middle = len(wave) // 2
+    clips = [Span(start_sample=0, num_samples=middle), Span(start_sample=middle, num_samples=len(wave) - middle)]
+    heard = recogniser.transcribe_clips(wave, rate_hz, clips, "en")
+    assert len(heard) == 2
+    assert recogniser.transcribe_clips(wave, rate_hz, clips, "en") == heard
+    for one in heard:
+        assert 0.0 < one.confidence < 1.0
+        assert 0.0 <= one.no_speech_probability <= 1.0
+        assert one.text == " ".join(word.text for word in one.words)
+    assert recogniser.transcribe_clips(wave, rate_hz, [], "en") == []

@@ -1,8 +1,10 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from gsv_core.features import RATE_HZ
+from pipelines.engines.choose import SPEAKER_VERIFIERS, EngineConfig
 from pipelines.engines.flac import decode_flac
 from pipelines.rows import Example, Rejection
 from pipelines.stages.features import ExtractFeatures, FeatureModels
@@ -63,7 +65,25 @@ def test_a_feature_that_is_not_finite_is_rejected(travelled: Travelled) -> None:
     assert (rejection.start_sample, rejection.num_samples) == (row.utterance.start_sample, row.utterance.num_samples)
 
 
-def test_where_the_base_lies_does_not_decide_the_result_but_what_it_is_does() -> None:
-    here, there = ExtractFeatures(base_digest="a", base_folder="/x"), ExtractFeatures(base_digest="a", base_folder="/y")
+def test_the_engines_decide_the_result_and_what_a_base_decides_is_said_elsewhere() -> None:
+    here, there = ExtractFeatures(base_digest="a", base_folder="/x"), ExtractFeatures(base_digest="b", base_folder="/y")
     assert here.fingerprint() == there.fingerprint()
-    assert here.fingerprint() != ExtractFeatures(base_digest="b", base_folder="/x").fingerprint()
+    resemblyzer, ecapa = (ExtractFeatures(engines=EngineConfig(speaker_verifier=name)) for name in SPEAKER_VERIFIERS)
+    assert resemblyzer.fingerprint() != ecapa.fingerprint()
+
+
+def test_a_machine_with_another_base_is_found_before_it_makes_a_feature() -> None:
+    with pytest.raises(ValueError, match="put the same files on every machine"):
+        ExtractFeatures(base_digest="b" * 64).load_base()
+
+
+def test_clips_looked_at_together_have_the_features_of_each_alone(travelled: Travelled) -> None:
+    stage, model = ExtractFeatures(), travelled.models["features"]
+    assert stage.look_ahead(travelled.phonemised, model) is model  # on a CPU there is nothing to gain
+    together = stage.batched(travelled.phonemised, model)
+    assert len(together.before) == len(travelled.phonemised)
+    for row, alone in zip(travelled.phonemised, travelled.examples, strict=True):
+        (example,) = stage.process(row, together)
+        assert isinstance(example, Example)
+        np.testing.assert_allclose(example.content, alone.content, atol=1e-3)
+        assert (example.tokens == alone.tokens).mean() > 0.99

@@ -5,12 +5,72 @@ import numpy as np
 import pytest
 
 from pipelines.engines.audio_writer import encode_audio
-from pipelines.engines.decoder import DecodeLimits
-from pipelines.rows import RATE_HZ, Recording, Rejection
+from pipelines.engines.decoder import DecodeLimits, decode
+from pipelines.rows import RATE_HZ, LevelledRecording, Recording, Rejection
+from pipelines.sources import gather
 from pipelines.stages.ingest import IngestSources
+from pipelines.stages.normalise import NormaliseRecordings
+from pipelines.stages.slice import SliceRecordings
+from pipelines.storage import LocalStorage
 from tests.pipelines.engines.signals import tone
-from tests.pipelines.stages.conftest import source_of
+from tests.pipelines.stages.conftest import Travelled, source_of
 from tests.shared import shared_path
+
+
+def film_with(sound: np.ndarray, path: Path, codec: str) -> Path:
+    """A film, with a picture that never changes and `sound` (T,) at 48 kHz."""
+    import av
+
+    with av.open(str(path), "w") as film:
+        picture = film.add_stream("mpeg4", rate=5)
+        picture.width = picture.height = 32
+        picture.pix_fmt = "yuv420p"
+        track = film.add_stream(codec, rate=48_000, layout="mono")
+        for _ in range(round(5 * len(sound) / 48_000)):
+            film.mux(picture.encode(av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), dtype=np.uint8), format="rgb24")))
+        film.mux(picture.encode(None))
+        frame = av.AudioFrame.from_ndarray(sound[None].astype(np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 48_000
+        resampler = av.AudioResampler(format=track.codec_context.format, layout="mono", rate=48_000,
+                                      frame_size=track.codec_context.frame_size)  # fmt: skip
+        for piece in resampler.resample(frame):
+            film.mux(track.encode(piece))
+        film.mux(track.encode(None))
+    return path
+
+
+KINDS = {"a.wav": "pcm_s16le", "a.flac": "flac", "a.mp3": "mp3", "a.ogg": "opus", "a.opus": "opus", "a.m4a": "aac",
+         "a.wma": "wmav2", "a.webm": "opus", "a.mka": "opus", "film.mp4": "aac", "film.mkv": "opus",
+         "film.mov": "aac"}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_kind_of_file_goes_from_a_folder_to_clips(
+    name: str, demo_voices: Path, tmp_path: Path, travelled: Travelled
+) -> None:
+    decoded = decode(demo_voices / "ada" / "day_2.flac")
+    assert decoded.rate_hz == 48_000
+    speech, path = decoded.wave[:, 0], tmp_path / "voices" / "ada" / name
+    path.parent.mkdir(parents=True)
+    if name.startswith("film"):
+        film_with(speech, path, {"aac": "aac", "opus": "libopus"}[KINDS[name]])
+    else:
+        encode_audio(path, speech, 48_000)
+    (source,) = gather(tmp_path / "voices", LocalStorage(tmp_path / "corpus")).sources
+    (recording,) = IngestSources().process(source, None)
+    assert isinstance(recording, Recording)
+    assert recording.codec == KINDS[name]
+    (levelled,) = NormaliseRecordings().process(recording, None)
+    assert isinstance(levelled, LevelledRecording)
+    assert levelled.recording.duration_samples == pytest.approx(len(speech) / 48_000 * RATE_HZ, abs=0.1 * RATE_HZ)
+    assert levelled.treatment is not None
+    assert not [note for note in levelled.treatment.warnings if "LUFS" not in note]
+    (sliced,) = SliceRecordings().process(levelled, travelled.models["slice"])
+    assert isinstance(sliced, LevelledRecording)
+    # Lossy codecs may move an edge; the clips stay the same ones.
+    starts = [clip.start_sample for clip in sliced.clips]
+    expected = [clip.start_sample for clip in travelled.sliced[1].clips]
+    assert starts == pytest.approx(expected, abs=0.15 * RATE_HZ)
 
 
 def only_rejection(path: Path, stage: IngestSources | None = None) -> Rejection:

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -24,6 +25,7 @@ def test_a_good_clip_gets_phonemes_and_nothing_else_changes(travelled: Travelled
         assert sum(span.num_phonemes for span in utterance.spans) == len(utterance.phonemes)
         assert utterance.normal_text
         unsaid = {"normal_text": None, "phonemes": (), "phoneme_ids": (), "phonemes_per_character": (), "spans": ()}
+        assert utterance.dropped is None
         assert replace(utterance, **unsaid) == before.utterance  # type: ignore[arg-type]
         assert after.flac == before.flac
 
@@ -59,6 +61,32 @@ def test_what_cannot_be_said_is_rejected_with_its_place(
     assert (row.stage, row.reason, row.row_id) == ("phonemise", reason, spoken.utterance.clip_id)
     assert (row.start_sample, row.num_samples) == (spoken.utterance.start_sample, spoken.utterance.num_samples)
     assert row.detail
+
+
+def test_characters_without_a_sound_are_kept_in_the_manifest(spoken: SpokenClip) -> None:
+    row = phonemised(spoken, "你好 שלום 世界", "zh")
+    assert isinstance(row, SpokenClip)
+    assert set(row.utterance.dropped or "") == set("שלום")
+    whole = phonemised(spoken, "你好，世界。", "zh")
+    assert isinstance(whole, SpokenClip)
+    assert whole.utterance.dropped is None
+
+
+def test_a_wrong_setup_is_no_rejection(spoken: SpokenClip, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_dictionary(*_: object, **__: object) -> None:
+        raise ValueError("no Open JTalk dictionary")
+
+    monkeypatch.setattr("pipelines.stages.phonemise.phonemise", no_dictionary)
+    with pytest.raises(ValueError, match="no Open JTalk dictionary"):
+        phonemised(spoken, "はい。", "ja")
+
+
+def test_another_model_than_the_one_planned_with_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"g2pW\.onnx.* run `gsv models pull text`"):
+        PhonemiseUtterances(polyphones=str(tmp_path), polyphones_digest="0" * 16).load()
+    assert PhonemiseUtterances().load() is None
+    named = PhonemiseUtterances(polyphones="anywhere", polyphones_digest="0" * 16).fingerprint()
+    assert named == {**PhonemiseUtterances().fingerprint(), "polyphones": "0" * 16}
 
 
 def test_twice_the_same_phonemes(travelled: Travelled) -> None:

@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -7,15 +8,28 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gsv_core.audio.resample import resample
 from gsv_core.metrics.recognition import character_error_rate
+from pipelines.engines.decoder import decode
 from pipelines.engines.flac import decode_flac
-from pipelines.engines.protocols import Span
+from pipelines.engines.protocols import Recognition, Span, written
 from pipelines.ledger import Ledger
-from pipelines.rows import RATE_HZ, Clip, LevelledRecording, Rejection, SpokenClip
+from pipelines.rows import RATE_HZ, Clip, LevelledRecording, Rejection, SpokenClip, Word
 from pipelines.stages.slice import SliceRecordings
-from pipelines.stages.transcribe import Piece, TranscribeClips, assigned, dominant_language, joined, recut
+from pipelines.stages.transcribe import (
+    Guards,
+    Piece,
+    TranscribeClips,
+    assigned,
+    dominant_language,
+    joined,
+    longest_loop,
+    recut,
+)
+from pipelines.stages.transcribe import pieces_of as pieces_of_words
 from tests.pipelines.stages.conftest import Travelled
 from tests.pipelines.stages.test_slice import in_order, spans_within
+from tests.shared import shared_path
 
 TOTAL, LONGEST = 100_000, 30_000
 
@@ -261,3 +275,132 @@ def test_a_subtitle_too_long_for_a_clip_costs_only_the_clips_it_touches(travelle
     assert [row.reason for row in rows if isinstance(row, Rejection)] == ["no_aligner", "no_aligner"]
     (kept,) = [row for row in rows if isinstance(row, SpokenClip)]
     assert kept.utterance.text == "我们出去走走"
+
+
+class Dictating:
+    """A recogniser that says what it was told to, a word each half second from the start of the Recording on."""
+
+    name = "dictating"
+
+    def __init__(self, *words: str, language: str = "en", **numbers: float) -> None:
+        self.words = tuple(
+            Word(text=text, start_sample=index * RATE_HZ // 2, num_samples=RATE_HZ // 2)
+            for index, text in enumerate(words)
+        )
+        self.language, self.numbers = language, numbers
+        self.asked: list[tuple[Span, ...]] = []
+
+    def speaks(self, language: str | None) -> bool:
+        return True
+
+    def transcribe_clips(
+        self, wave: np.ndarray, rate_hz: int, clips: Sequence[Span], language: str | None
+    ) -> list[Recognition]:
+        self.asked.append(tuple(clips))
+        heard = []
+        for clip in clips:
+            mine = tuple(word for word in self.words if clip.start_sample <= word.start_sample < clip.end_sample)
+            text = written([word.text for word in mine], self.language)
+            heard.append(Recognition(text=text, language=self.language, words=mine, **self.numbers))
+        return heard
+
+
+def recognised(travelled: Travelled, *edges: tuple[float, float]) -> LevelledRecording:
+    """A recording without a transcript, of noise, with clips at these seconds."""
+    wave = np.random.default_rng(0).normal(0, 0.1, 30 * RATE_HZ).astype(np.float32)
+    recording = replace(travelled.levelled[0].recording, transcript=None, language=None, duration_samples=len(wave))
+    clips = tuple(
+        Clip.of(recording, start_sample=round(start * RATE_HZ), num_samples=round((end - start) * RATE_HZ))
+        for start, end in edges
+    )
+    return replace(travelled.levelled[0], recording=recording, wave=wave, clips=clips)
+
+
+WORDS = (
+    *("one", "two", "three", "four", "five", "six", "seven"),
+    *("eight", "nine", "ten", "eleven", "twelve", "thirteen"),
+)
+
+
+def test_all_clips_of_a_recording_are_heard_in_one_call_and_cut_again_between_words(travelled: Travelled) -> None:
+    model = Dictating(*WORDS, confidence=0.8, language_probability=0.9)
+    row = recognised(travelled, (0.0, 3.1), (3.1, 6.5))  # "seven" is said from 3.0 to 3.5 s
+    first, second = TranscribeClips().process(row, model)
+    assert len(model.asked) == 1
+    assert (first.utterance.text, second.utterance.text) == (" ".join(WORDS[:6]), " ".join(WORDS[6:]))
+    assert first.utterance.num_samples == second.utterance.start_sample == 3 * RATE_HZ
+    assert second.utterance.words[0] == Word(text="seven", start_sample=0, num_samples=RATE_HZ // 2)
+    assert (second.utterance.language, second.utterance.language_probability) == ("en", 0.9)
+    assert second.utterance.recognised_text == second.utterance.text
+
+
+BABBLE = ["".join(letters) for letters in np.random.default_rng(0).choice([*"abcdefghijklmnopqrstuvwxyz"], (12, 30))]
+
+
+@pytest.mark.parametrize(
+    ("model", "reason", "number"),
+    [
+        (Dictating(*["so"] * 6, "then", "we", confidence=0.9), "repetition", "6 times"),
+        (Dictating(*["Thank you for watching the video."] * 12, confidence=0.9), "repetition", "compression ratio"),
+        (Dictating(*["谢谢观看"] * 12, language="zh"), "repetition", "compression ratio"),
+        (Dictating("you", confidence=0.9), "speech_rate", "0.50 letters"),
+        (Dictating(*BABBLE, confidence=0.9), "speech_rate", "60.00 letters per second"),
+        (Dictating(*WORDS, confidence=0.2, no_speech_probability=0.9), "no_speech", "0.90"),
+    ],
+)
+def test_what_recognisers_write_where_nobody_speaks_is_rejected(
+    travelled: Travelled, model: Dictating, reason: str, number: str
+) -> None:
+    row = recognised(travelled, (0.0, 6.0))
+    (rejection,) = TranscribeClips().process(row, model)
+    assert isinstance(rejection, Rejection)
+    assert (rejection.reason, rejection.stage) == (reason, "transcribe")
+    assert number in rejection.detail
+    off = Guards(**dict.fromkeys(vars(Guards())))
+    (spoken,) = TranscribeClips(guards=off).process(row, model)
+    assert isinstance(spoken, SpokenClip)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        Dictating(*WORDS, confidence=0.9, no_speech_probability=0.9),  # sure of its words
+        Dictating(*WORDS, confidence=0.2, no_speech_probability=0.1),
+        Dictating("no,", "no,", "no,", "that", "is", "not", "what", "I", "meant"),
+        Dictating(*"今天天气很好我们出去走走吧", language="zh"),
+    ],
+)
+def test_speech_is_not_taken_for_an_invention(travelled: Travelled, model: Dictating) -> None:
+    (spoken,) = TranscribeClips().process(recognised(travelled, (0.0, 6.5)), model)
+    assert isinstance(spoken, SpokenClip)
+
+
+def test_a_word_without_a_time_stays_with_its_neighbour() -> None:
+    words = [
+        Word(text=text, start_sample=start, num_samples=length)
+        for text, start, length in [("—", 0, 0), ("So", 0, 5), ("42", 5, 0), ("it", 5, 5)]
+    ]
+    pieces = pieces_of_words(words, "en", start=100, passage=3)
+    assert [(entry.text, entry.start_sample, entry.end_sample) for entry in pieces] == [
+        ("— So 42", 100, 105),
+        ("it", 105, 110),
+    ]
+
+
+@settings(max_examples=200, deadline=None)
+@given(words=st.lists(st.sampled_from("abc"), max_size=40))
+def test_a_loop_is_found_wherever_it_stands(words: list[str]) -> None:
+    times, share = longest_loop(words)
+    assert 0 <= share <= 1
+    assert longest_loop([*words, *["x", "y", "z"] * 40])[0] >= 40 or len(words) > 120
+    assert times == 1 or share > 0
+
+
+@pytest.mark.parametrize("name", ["white_noise_10s.wav", "music_only.mp3", "silence_20s.wav"])
+def test_noise_and_music_give_no_utterance_even_as_one_clip(travelled: Travelled, name: str) -> None:
+    """Slice finds no speech in them; here the recogniser has to listen anyway."""
+    decoded = decode(shared_path(f"recordings/bad/{name}"))
+    wave = resample(decoded.wave.mean(axis=1), decoded.rate_hz, RATE_HZ)[: 10 * RATE_HZ]
+    row = recognised(travelled, (0.0, len(wave) / RATE_HZ))
+    row = replace(row, wave=wave, recording=replace(row.recording, language="en", duration_samples=len(wave)))
+    assert [entry for entry in run(row, travelled) if isinstance(entry, SpokenClip)] == []
