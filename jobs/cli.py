@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 
-from jobs.command import FAILED, WRONG_USE, Command, add_common
+from jobs.command import DONE, FAILED, WRONG_USE, Command, add_common
 from jobs.commands import bench, corpus, dataset, files, onboarding, pages, selecting, speech
 from jobs.terminal import complain
 
@@ -42,6 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Ray turns SIGTERM into SystemExit.
         complain("gsv: interrupted; run the same command again to go on")
         return FAILED
+    except BrokenPipeError:
+        # Whoever read, such as `head`, has had enough; Python would complain again while it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
     except Exception as error:  # noqa: BLE001 - the last line says what went wrong; --verbose shows where
         return _failed(error, options)
 

@@ -73,7 +73,7 @@ def _prepare(options: argparse.Namespace) -> int:
     speech = sum(voice.seconds_kept + voice.seconds_rejected for voice in prepared.voices.values())
     rejected = sum(voice.seconds_rejected for voice in prepared.voices.values())
     too_many = rejected > config.most_rejected_share * speech
-    failed = [error for line in lines for error in line["failed_units"]]
+    failed = [error for voice in prepared.voices.values() for error in voice.failed_units]
     if failed:
         complain(f"gsv: {len(failed)} units could not be made, the first: {failed[0]}")
     return TROUBLED if too_many or failed else DONE

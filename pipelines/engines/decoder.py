@@ -258,7 +258,7 @@ def _frames(container: "InputContainer", stream: "AudioStream") -> Iterator["Aud
 
 
 def _leads_nowhere(error: OSError) -> bool:
-    """Whether a damaged header sent libav to before the file's beginning; anything else is the disk's or the store's."""
+    """Whether a damaged header sent libav to before the file's beginning; anything else is the disk's own."""
     return error.errno == errno.EINVAL
 
 

@@ -17,9 +17,7 @@ from pipelines.stages import features, transcribe
 from pipelines.storage import LocalStorage
 from pipelines.units import Committed, Unit, commit, done_path, file_digests, plan, read_plan
 from tests.gsv_core.made_bases import small_mel_release, write_mel_release
-from tests.pipelines.stages.conftest import source_of
-
-pytest_plugins = ("tests.pipelines.stages.conftest",)
+from tests.pipelines.conftest import source_of
 
 
 def flow_for(base: BaseModel, symbols: str | None = None) -> Flow:

@@ -8,7 +8,7 @@ from pipelines.engines.choose import SPEAKER_VERIFIERS, EngineConfig
 from pipelines.engines.flac import decode_flac
 from pipelines.rows import Example, Rejection
 from pipelines.stages.features import ExtractFeatures, FeatureModels
-from tests.pipelines.stages.conftest import Travelled
+from tests.pipelines.conftest import Travelled
 
 
 def test_a_good_clip_becomes_an_example_with_arrays_of_its_length(travelled: Travelled) -> None:

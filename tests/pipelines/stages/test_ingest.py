@@ -12,8 +12,8 @@ from pipelines.stages.ingest import IngestSources
 from pipelines.stages.normalise import NormaliseRecordings
 from pipelines.stages.slice import SliceRecordings
 from pipelines.storage import LocalStorage
+from tests.pipelines.conftest import Travelled, source_of
 from tests.pipelines.engines.signals import tone
-from tests.pipelines.stages.conftest import Travelled, source_of
 from tests.shared import shared_path
 
 

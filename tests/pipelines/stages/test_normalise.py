@@ -11,8 +11,8 @@ from pipelines.engines.audio_writer import encode_audio
 from pipelines.engines.decoder import DecodeLimits, decode
 from pipelines.rows import RATE_HZ, LevelledRecording, Recording, Rejection
 from pipelines.stages.normalise import NormaliseRecordings, to_mono
+from tests.pipelines.conftest import Travelled, levelled_of, source_of
 from tests.pipelines.engines.signals import speech_like, tone
-from tests.pipelines.stages.conftest import Travelled, levelled_of, source_of
 from tests.shared import shared_path
 
 

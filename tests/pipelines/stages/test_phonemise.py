@@ -7,7 +7,7 @@ from gsv_core.text.lexicon import Lexicon
 from gsv_core.text.symbols import inventory
 from pipelines.rows import Rejection, SpokenClip
 from pipelines.stages.phonemise import PhonemiseUtterances
-from tests.pipelines.stages.conftest import Travelled
+from tests.pipelines.conftest import Travelled
 
 
 def phonemised(row: SpokenClip, text: str, language: str, symbols: str = "v2") -> SpokenClip | Rejection:

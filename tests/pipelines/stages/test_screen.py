@@ -11,7 +11,7 @@ from pipelines.engines.flac import decode_flac, encode_flac
 from pipelines.rows import RATE_HZ, Example, Rejection, Screening, Word
 from pipelines.selection import SelectionBounds
 from pipelines.stages.screen import Bounds, ScreenExamples, ScreenModels
-from tests.pipelines.stages.conftest import Travelled
+from tests.pipelines.conftest import Travelled
 from tests.shared import shared_path
 
 

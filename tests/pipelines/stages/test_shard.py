@@ -12,7 +12,7 @@ import webdataset
 from pipelines.engines.flac import decode_flac
 from pipelines.rows import MANIFEST_SCHEMA, REJECTION_SCHEMA, Example, Rejection, utterance_of
 from pipelines.stages.shard import ShardWriter, shard_members
-from tests.pipelines.stages.conftest import Travelled
+from tests.pipelines.conftest import Travelled
 
 DERIVED = {"content": "mel 80", "semantic": "abc"}
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pipelines.engines.protocols import Span
 from pipelines.rows import RATE_HZ, LevelledRecording, Rejection
 from pipelines.stages.slice import SliceRecordings, frame_levels_db, padded, settled, split_at_minima
-from tests.pipelines.stages.conftest import Travelled, levelled_of
+from tests.pipelines.conftest import Travelled, levelled_of
 from tests.shared import shared_path
 
 

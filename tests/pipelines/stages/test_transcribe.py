@@ -27,7 +27,7 @@ from pipelines.stages.transcribe import (
     recut,
 )
 from pipelines.stages.transcribe import pieces_of as pieces_of_words
-from tests.pipelines.stages.conftest import Travelled
+from tests.pipelines.conftest import Travelled
 from tests.pipelines.stages.test_slice import in_order, spans_within
 from tests.shared import shared_path
 
