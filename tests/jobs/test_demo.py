@@ -140,7 +140,7 @@ def test_lossless_formats_keep_every_sample(tmp_path, suffix):
 @pytest.mark.parametrize(
     ("name", "wave", "cause"),
     [
-        ("a.ogg", np.zeros(10), "cannot write this format"),
+        ("a.xyz", np.zeros(10), "cannot write this format"),
         ("a.wav", np.zeros((10, 3)), "expected a wave"),
         ("a.wav", np.zeros(0), "expected a wave"),
         ("a.wav", np.array([0.0, np.nan]), "NaN"),

@@ -216,7 +216,7 @@ recordings, corpus = map(Path, sys.argv[1:])
 config = JobConfig()
 config = replace(config, flow=replace(config.flow, gpus=0.25))
 flow = flow_of(config, load_base(config.flow.release))
-assert len(stage_groups(flow.stages)) == 5
+assert len(stage_groups(flow.stages)) == 4
 # Ray takes our word that there is a GPU; the engines stay on the CPU.
 ray.init(address="local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
 results = list(run_units(planned(recordings, flow, corpus), flow, str(corpus), actors=2))
