@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from gsv_core.networks.dropout import Dropout
 from gsv_core.networks.layers import ChannelLayerNorm
 
 
@@ -23,7 +24,7 @@ class Attention(nn.Module):
         super().__init__()
         self.heads = heads
         self.window = window
-        self.dropout = dropout
+        self.drop = Dropout(dropout)
         self.conv_q = nn.Conv1d(channels, channels, 1)
         self.conv_k = nn.Conv1d(channels, channels, 1)
         self.conv_v = nn.Conv1d(channels, channels, 1)
@@ -42,20 +43,20 @@ class Attention(nn.Module):
             for projection, source in ((self.conv_q, x), (self.conv_k, context), (self.conv_v, context))
         )
         seen = context_mask.bool().unsqueeze(2)  # (B, 1, 1, P)
-        dropout = self.dropout if self.training else 0.0
         if self.window is None:
-            mixed = functional.scaled_dot_product_attention(queries, keys, values, attn_mask=seen, dropout_p=dropout)
+            assert self.drop.share == 0, "only attention in a window drops weights"
+            mixed = functional.scaled_dot_product_attention(queries, keys, values, attn_mask=seen)
         else:
-            mixed = self._relative(queries, keys, values, seen, dropout)
+            mixed = self._relative(queries, keys, values, seen)
         return self.conv_o(mixed.transpose(2, 3).flatten(1, 2))
 
-    def _relative(self, queries: Tensor, keys: Tensor, values: Tensor, seen: Tensor, dropout: float) -> Tensor:
+    def _relative(self, queries: Tensor, keys: Tensor, values: Tensor, seen: Tensor) -> Tensor:
         assert self.window is not None
         queries = queries / math.sqrt(queries.shape[-1])
         scores = queries @ keys.transpose(2, 3) + spread_band(queries @ self.emb_rel_k.transpose(1, 2), self.window)
         # Finite, so that an item that is all padding gives numbers instead of NaN.
         weights = scores.masked_fill(~seen, -1e4).softmax(dim=-1)
-        weights = functional.dropout(weights, dropout)
+        weights = self.drop(weights)
         return weights @ values + gather_band(weights, self.window) @ self.emb_rel_v
 
 
@@ -84,7 +85,7 @@ class FeedForward(nn.Module):
         super().__init__()
         self.conv_1 = nn.Conv1d(channels, inner_channels, kernel, padding=kernel // 2)
         self.conv_2 = nn.Conv1d(inner_channels, channels, kernel, padding=kernel // 2)
-        self.drop = nn.Dropout(dropout)
+        self.drop = Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """(B, C, L), (B, 1, L) -> (B, C, L)."""
@@ -107,7 +108,8 @@ class AttentionEncoder(nn.Module):
         dropout: float,
     ) -> None:
         super().__init__()
-        self.drop = nn.Dropout(dropout)
+        self.drops_1 = nn.ModuleList(Dropout(dropout) for _ in range(layers))
+        self.drops_2 = nn.ModuleList(Dropout(dropout) for _ in range(layers))
         self.attn_layers = nn.ModuleList(
             Attention(channels, heads, window=window, dropout=dropout) for _ in range(layers)
         )
@@ -118,8 +120,9 @@ class AttentionEncoder(nn.Module):
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """(B, C, L), (B, 1, L) -> (B, C, L), zero in the padding."""
         x = x * mask
-        layers = zip(self.attn_layers, self.norm_layers_1, self.ffn_layers, self.norm_layers_2, strict=True)
-        for attend, norm_1, feed, norm_2 in layers:
-            x = norm_1(x + self.drop(attend(x, x, mask)))
-            x = norm_2(x + self.drop(feed(x, mask)))
+        attentions = zip(self.attn_layers, self.drops_1, self.norm_layers_1, strict=True)
+        feeds = zip(self.ffn_layers, self.drops_2, self.norm_layers_2, strict=True)
+        for (attend, drop_1, norm_1), (feed, drop_2, norm_2) in zip(attentions, feeds, strict=True):
+            x = norm_1(x + drop_1(attend(x, x, mask)))
+            x = norm_2(x + drop_2(feed(x, mask)))
         return x * mask

@@ -7,7 +7,8 @@ through a linear layer whose bias is added even where there is no vector. Parame
 (without their prefix `model.`). A new network draws its weights from torch's global generator.
 
 Decoding is `prefill` once, then `step` per token. What a step costs is reading weights and cache: keys and values are
-written in place, rows of different length share a batch, and on a CPU the weights are laid out as they are read.
+written in place, rows of different length share a batch, and on a CPU a large network's layers are a compiled kernel
+(`decode_kernel`), or without numba products with weights laid out as they are read.
 Shapes: B batch, P phonemes, S semantic tokens, L columns (P + S), V vocabulary, D width, H heads, W width of the text
 vectors.
 """
@@ -15,13 +16,20 @@ vectors.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, cast
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
+from gsv_core.networks.dropout import Dropout
 from gsv_core.networks.layers import sequence_mask
+
+if TYPE_CHECKING:
+    from gsv_core.networks.decode_kernel import DecodeKernel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,26 +68,43 @@ class SemanticForward:
     `target_mask` (B, S + 1) is True where a target counts: up to and including the first end mark.
     """
 
-    loss_sum: Tensor
+    losses: Tensor
+    """(B, S + 1) cross-entropies in nats, 0 where a target does not count"""
     logits: Tensor
     targets: Tensor
     target_mask: Tensor
+
+    @property
+    def loss_sum(self) -> Tensor:
+        """Over all targets that count."""
+        return self.losses.sum()
 
     @property
     def target_count(self) -> Tensor:
         """Number of targets in the loss; `loss_sum / target_count` is the cross-entropy in nats per token."""
         return self.target_mask.sum()
 
+    @property
+    def real(self) -> Tensor:
+        """(B, S + 1) True at tokens, end marks left out."""
+        return self.targets != self.logits.shape[-1] - 1
+
+    def hits(self, top: int = 3) -> Tensor:
+        """(B,) how many tokens are found among the `top` most probable ones."""
+        found = (self.logits.topk(top, dim=-1).indices == self.targets.unsqueeze(-1)).any(dim=-1)
+        return (found & self.real).sum(dim=1)
+
     def accuracy(self, top: int = 3) -> Tensor:
-        """Share of real tokens (end marks left out) found among the `top` most probable ones."""
-        end_token = self.logits.shape[-1] - 1
-        real = self.targets != end_token
-        hits = (self.logits.topk(top, dim=-1).indices == self.targets.unsqueeze(-1)).any(dim=-1)
-        return (hits & real).sum() / real.sum()
+        """Share of tokens found among the `top` most probable ones."""
+        return self.hits(top).sum() / self.real.sum()
 
 
 _SPAN_COLUMNS = 16
 """Attention looks at a multiple of this many columns, so that the shapes of a step seldom change."""
+
+_KERNEL_WEIGHTS = 4 << 20
+"""From so many weights on a step is compiled: smaller networks lie in the processor's own memory, where torch is as
+fast, and are not worth the seconds."""
 
 _PANEL_WIDTH = 32
 """Outputs side by side in a panel of weights: what MKL's products with few rows like best."""
@@ -118,7 +143,10 @@ class SemanticCache:
     weights: list[LayerWeights]
     length: int
     """columns written so far: where the next token goes"""
+    kernel: "DecodeKernel | None" = None
+    """the step, where it is compiled; `weights` are not used then"""
     _view: tuple[Tensor, list[Tensor]] | None = field(default=None, init=False, repr=False)
+    _arrays: list[np.ndarray] | None = field(default=None, init=False, repr=False)
 
     @property
     def capacity(self) -> int:
@@ -132,6 +160,12 @@ class SemanticCache:
             self._view = self.bias[..., :span], [past[..., :span, :] for past in self.past]
         return self._view
 
+    def arrays(self) -> list[np.ndarray]:
+        """`past` as it is, for the kernel."""
+        if self._arrays is None:
+            self._arrays = [past.numpy() for past in self.past]
+        return self._arrays
+
     def reserve(self, columns: int) -> None:
         """Make room for `columns` more; doubles the capacity, so that repeated growth stays cheap."""
         if self.length + columns <= self.capacity:
@@ -139,13 +173,13 @@ class SemanticCache:
         extra = max(self.capacity, self.length + columns - self.capacity)
         self.past = [functional.pad(past, (0, 0, 0, extra)) for past in self.past]
         self.bias = functional.pad(self.bias, (0, extra), value=-torch.inf)
-        self._view = None
+        self._view = self._arrays = None
 
     def keep(self, rows: Tensor) -> None:
         """Forget all rows but `rows` (int64), whose order becomes that of the batch."""
         self.past = [past[:, :, rows] for past in self.past]
         self.bias, self.positions = self.bias[:, rows], self.positions[rows]
-        self._view = None
+        self._view = self._arrays = None
 
 
 class TextToSemantic(nn.Module):
@@ -161,7 +195,8 @@ class TextToSemantic(nn.Module):
         self.ar_audio_position = _Positions(config.width, config.dropout)
         self.h = _Transformer(config)
         self.ar_predict_layer = nn.Linear(config.width, config.token_count, bias=False)
-        self.token_drop = nn.Dropout(config.token_dropout)
+        self.text_drop = Dropout(config.token_dropout)
+        self.token_drop = Dropout(config.token_dropout)
         self._laid_out: _LaidOut | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -179,6 +214,7 @@ class TextToSemantic(nn.Module):
         upstream_padding_mask: bool = False,
         count_padding: bool = False,
         attention_dropout: bool = False,
+        recompute: bool = False,
     ) -> SemanticForward:
         """Teacher-forced loss of right-padded batches: (B, P), (B,), (B, S), (B,), (B, P, W).
 
@@ -187,6 +223,7 @@ class TextToSemantic(nn.Module):
         `count_padding`: let the end marks in the padding take part in the loss, as GPT-SoVITS does.
         `attention_dropout`: in training, drop attention weights too, as GPT-SoVITS does. That costs a third more on a
         CPU, whose fast kernels cannot.
+        `recompute`: keep no activations of the layers for the backward pass and compute them again there.
         """
         (_, longest_text), (batch, longest) = phoneme_ids.shape, tokens.shape
         present = sequence_mask(token_lengths, longest)
@@ -202,18 +239,21 @@ class TextToSemantic(nn.Module):
             visible = sequence_mask(phoneme_lengths, longest_text)
             last_text = phoneme_lengths - 1
             real = None if count_padding else _real_columns(visible, present)
+        x = torch.cat([text, audio], dim=1)
+        by_item = real is not None and x.device.type != "cuda"
         hidden = self.h(
-            torch.cat([text, audio], dim=1),
-            _prefix_mask(visible, present),
+            x,
+            _item_masks(phoneme_lengths, token_lengths, x.dtype) if by_item else _prefix_mask(visible, present),
             real=real,
             attention_dropout=attention_dropout,
+            recompute=recompute,
         )
         first = hidden[torch.arange(batch, device=hidden.device), last_text].unsqueeze(1)
         logits = self.ar_predict_layer(torch.cat([first, hidden[:, longest_text:]], dim=1))
         counted = torch.full_like(token_lengths, longest) if count_padding else token_lengths
         target_mask = sequence_mask(counted + 1, longest + 1)
         losses = functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")
-        return SemanticForward((losses * target_mask.flatten()).sum(), logits, targets, target_mask)
+        return SemanticForward(losses.view_as(target_mask) * target_mask, logits, targets, target_mask)
 
     @torch.no_grad()
     def prefill(
@@ -245,12 +285,14 @@ class TextToSemantic(nn.Module):
         room += -(length + room) % _SPAN_COLUMNS
         hidden = functional.pad(~torch.cat([text, audio], dim=1), (0, room), value=True)[None, :, None]
         heads, width = self.config.heads, self.config.width // self.config.heads
+        kernel = self._kernel(batch)
         cache = SemanticCache(
             past=[x.new_zeros(2, heads, batch, length + room, width) for _ in self.h.layers],
             bias=x.new_zeros(hidden.shape).masked_fill(hidden, -torch.inf),
             positions=prompt_lengths.clone(),
-            weights=self.step_weights(batch),
+            weights=[] if kernel else self.step_weights(batch),
             length=length,
+            kernel=kernel,
         )
         x = self.h(x, _prefix_mask(text, audio), real=_real_columns(text, audio), past=cache.past)
         last = torch.where(prompt_lengths > 0, longest_text + prompt_lengths, phoneme_lengths) - 1
@@ -261,7 +303,13 @@ class TextToSemantic(nn.Module):
         """Append one token per row (B,) and predict the next: logits (B, V). The cache is updated in place."""
         cache.reserve(1)
         self.ar_audio_position.reach(cache.capacity)
-        logits = self.decode(tokens, cache.length, cache.positions, *cache.window(), cache.weights)
+        if cache.kernel is None:
+            logits = self.decode(tokens, cache.length, cache.positions, *cache.window(), cache.weights)
+        else:
+            x = self.ar_audio_position.at(self.ar_audio_embedding(tokens), cache.positions)
+            cache.bias[..., cache.length] = 0
+            logits = cache.kernel(x, cache.arrays(), cache.bias[0, :, 0].numpy(), cache.length)
+            cache.positions.add_(1)
         cache.length += 1
         return logits
 
@@ -286,6 +334,20 @@ class TextToSemantic(nn.Module):
         positions.add_(1)
         return self.ar_predict_layer(x)
 
+    def _kernel(self, rows: int) -> "DecodeKernel | None":
+        """A step over `rows` rows, compiled; None where that does not pay or cannot be."""
+        own = list(self.h.parameters())
+        large = sum(parameter.numel() for parameter in own) >= _KERNEL_WEIGHTS
+        plain = all(one.device.type == "cpu" and one.dtype == torch.float32 and one.is_contiguous() for one in own)
+        if not large or not plain or find_spec("numba") is None:
+            return None
+        from gsv_core.networks.decode_kernel import LEAST_HEAD_WIDTH, DecodeKernel
+
+        if self.config.width // self.config.heads % LEAST_HEAD_WIDTH:
+            return None
+        layers = [layer.stored_weights() for layer in self.h.blocks()]
+        return DecodeKernel(layers, self.ar_predict_layer.weight, rows)
+
     def step_weights(self, rows: int) -> list[LayerWeights]:
         """The weights laid out for steps of `rows` rows; float32 on a CPU as a copy, kept until the weights change."""
         parameters = list(self.h.parameters())
@@ -300,7 +362,7 @@ class TextToSemantic(nn.Module):
         return self._laid_out.weights
 
     def _embed_text(self, phoneme_ids: Tensor, text_vectors: Tensor | None) -> Tensor:
-        embedded = self.token_drop(self.ar_text_embedding(phoneme_ids))
+        embedded = self.text_drop(self.ar_text_embedding(phoneme_ids))
         if text_vectors is None:
             return self.ar_text_position(embedded + self.bert_proj.bias)
         return self.ar_text_position(embedded + self.bert_proj(text_vectors.to(embedded.dtype)))
@@ -357,6 +419,17 @@ def _prefix_mask(phonemes: Tensor, tokens: Tensor) -> Tensor:
     return (order & torch.cat([phonemes, tokens], dim=1).unsqueeze(1)).unsqueeze(1)
 
 
+def _item_masks(phoneme_lengths: Tensor, token_lengths: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """The same for each item without its padding: (1, 1, L, L), 0 where it sees, minus infinity where it does not."""
+    masks = []
+    for phonemes, tokens in zip(phoneme_lengths.tolist(), token_lengths.tolist(), strict=True):
+        total = phonemes + tokens
+        mask = torch.full((1, 1, total, total), -torch.inf, dtype=dtype).triu(1)
+        mask[..., :phonemes, :phonemes] = 0
+        masks.append(mask)
+    return tuple(masks)
+
+
 def _real_columns(phonemes: Tensor, tokens: Tensor) -> Tensor | None:
     """Where a batch has no padding, given the same: (N,) int64 into B x (P + S) columns; None where that is all."""
     real = torch.cat([phonemes, tokens], dim=1).flatten().nonzero()[:, 0]
@@ -398,7 +471,7 @@ class _Positions(nn.Module):
     def __init__(self, width: int, dropout: float) -> None:
         super().__init__()
         self.alpha = nn.Parameter(torch.ones(1))
-        self.drop = nn.Dropout(dropout)
+        self.drop = Dropout(dropout)
         self.register_buffer("table", _sinusoids(512, width), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -433,17 +506,22 @@ class _Transformer(nn.Module):
     def forward(
         self,
         x: Tensor,
-        mask: Tensor,
+        mask: Tensor | tuple[Tensor, ...],
         *,
         real: Tensor | None,
         past: Sequence[Tensor] | None = None,
         attention_dropout: bool = False,
+        recompute: bool = False,
     ) -> Tensor:
-        """(B, L, D) -> (B, L, D). With `real`, all but attention works on those columns alone; the rest give zeros."""
+        """(B, L, D) -> (B, L, D). With `real`, all but attention works on those columns alone; the rest give zeros.
+
+        With a mask per item attention does so, too: on a CPU padding costs more there than many small products.
+        """
         places = _Places(batch=x.shape[0], columns=x.shape[1], real=real)
         x = places.gather(x)
         for index, layer in enumerate(self.blocks()):
-            x = layer(x, mask, places, None if past is None else past[index], attention_dropout)
+            given = (x, mask, places, None if past is None else past[index], attention_dropout)
+            x = checkpoint(layer, *given, use_reentrant=False) if recompute else layer(*given)
         return places.spread(x)
 
 
@@ -457,11 +535,36 @@ class _Layer(nn.Module):
         self.linear2 = nn.Linear(4 * width, width)
         self.norm1 = nn.LayerNorm(width)
         self.norm2 = nn.LayerNorm(width)
-        self.drop = nn.Dropout(dropout)
+        self.drop, self.drop1, self.drop2 = (Dropout(dropout) for _ in range(3))
 
-    def forward(self, x: Tensor, mask: Tensor, places: _Places, past: Tensor | None, attention_dropout: bool) -> Tensor:
-        x = self.norm1(x + self.drop(self.self_attn(x, mask, places, past, attention_dropout)))
-        return self.norm2(x + self.drop(self.linear2(self.drop(torch.relu(self.linear1(x))))))
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | tuple[Tensor, ...],
+        places: _Places,
+        past: Tensor | None,
+        attention_dropout: bool,
+    ) -> Tensor:
+        x = self.norm1(x + self.drop1(self.self_attn(x, mask, places, past, attention_dropout)))
+        return self.norm2(x + self.drop2(self.linear2(self.drop(torch.relu(self.linear1(x))))))
+
+    def stored_weights(self) -> LayerWeights:
+        """What a step reads, as it is stored."""
+        attention = self.self_attn
+        return LayerWeights(
+            attention.in_proj_weight,
+            attention.in_proj_bias,
+            attention.out_proj.weight,
+            attention.out_proj.bias,
+            self.norm1.weight,
+            self.norm1.bias,
+            self.linear1.weight,
+            self.linear1.bias,
+            self.linear2.weight,
+            self.linear2.bias,
+            self.norm2.weight,
+            self.norm2.bias,
+        )
 
     @torch.no_grad()
     def step_weights(self, panel_width: int | None) -> LayerWeights:
@@ -491,16 +594,36 @@ class _SelfAttention(nn.Module):
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.zeros_(self.out_proj.bias)
 
-    def forward(self, x: Tensor, mask: Tensor, places: _Places, past: Tensor | None, attention_dropout: bool) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | tuple[Tensor, ...],
+        places: _Places,
+        past: Tensor | None,
+        attention_dropout: bool,
+    ) -> Tensor:
         """As `places` has it, (B, L, D) or (N, D); leaves keys and values in `past`."""
-        packed = places.spread(functional.linear(x, self.in_proj_weight, self.in_proj_bias))
+        dropout = self.dropout if self.training and attention_dropout else 0.0
+        packed = functional.linear(x, self.in_proj_weight, self.in_proj_bias)
+        if isinstance(mask, tuple):
+            assert past is None, "decoding keeps all items in one tensor"
+            return self.out_proj(self._by_item(packed, mask, dropout))
+        packed = places.spread(packed)
         packed = packed.unflatten(2, (3, self.heads, -1)).permute(0, 2, 3, 1, 4)  # (B, 3, H, L, D / H)
         queries, keys, values = packed.unbind(1)
         if past is not None:
             past[..., : packed.shape[3], :] = packed[:, 1:].permute(1, 2, 0, 3, 4)
-        dropout = self.dropout if self.training and attention_dropout else 0.0
         mixed = functional.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, dropout_p=dropout)
         return self.out_proj(places.gather(mixed.transpose(1, 2).flatten(2)))
+
+    def _by_item(self, packed: Tensor, masks: tuple[Tensor, ...], dropout: float) -> Tensor:
+        """Queries, keys and values (N, 3 D) of items one behind the other -> (N, D)."""
+        mixed = []
+        for columns, mask in zip(packed.split([mask.shape[-1] for mask in masks]), masks, strict=True):
+            queries, keys, values = columns.unflatten(1, (3, self.heads, -1)).permute(1, 2, 0, 3).unsqueeze(1)
+            own = functional.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, dropout_p=dropout)
+            mixed.append(own[0].transpose(0, 1).flatten(1))
+        return torch.cat(mixed)
 
 
 @dataclass(frozen=True)
