@@ -5,8 +5,12 @@ and renamed, so that a kill at any moment leaves whole files only. Reading is `w
 and containers of them, nothing that could execute.
 """
 
+import logging
 import pickle
 import re
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +19,16 @@ import torch
 
 from gsv_core.checkpoints.weights import write_atomically
 
+logger = logging.getLogger(__name__)
+
 KEPT = 2
+PAUSES_S = (0.5, 2.0, 8.0)
+"""Between attempts to write where the storage fails: a full disk or a lost mount may come right."""
 _NAME = re.compile(r"step-(\d{6,})\.pt")
+
+
+class SaveError(OSError):
+    """What has to be saved cannot be, however often it was tried; what was saved before is untouched. One line."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +43,11 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Write `checkpoint` into `folder` and remove all but the newest two."""
+    """Write `checkpoint` into `folder` and remove all but the newest two.
+
+    Raises:
+        SaveError: the storage failed in every attempt; the checkpoints before it are still there.
+    """
     path = folder / f"step-{checkpoint.step:06d}.pt"
     content = {
         "step": checkpoint.step,
@@ -39,26 +55,60 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
         "state": checkpoint.state,
         "records": checkpoint.records,
     }
-    write_atomically(path, lambda temporary: torch.save(content, temporary))
+    save_patiently(path, lambda: write_atomically(path, lambda temporary: torch.save(content, temporary)))
     for old in _by_step(folder)[:-KEPT]:
-        old.unlink(missing_ok=True)
+        with suppress(OSError):  # it is in nobody's way, and the next save removes it
+            old.unlink()
     return path
 
 
-def latest_checkpoint(folder: Path, identity: dict[str, str]) -> Checkpoint | None:
-    """The newest checkpoint of `folder`; None where there is none.
+def save_patiently(path: Path, write: Callable[[], None]) -> None:
+    """Call `write`, which fills `path`, until the storage takes it.
 
     Raises:
-        ValueError: the file cannot be read, or belongs to a run with another identity.
+        SaveError: it failed in every attempt.
     """
-    paths = _by_step(folder)
-    if not paths:
-        return None
-    path = paths[-1]
-    try:
-        checkpoint = Checkpoint(**torch.load(path, map_location="cpu", weights_only=True))
-    except (OSError, RuntimeError, EOFError, TypeError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path} cannot be read as a checkpoint; remove it to go on from an older one") from error
+    for pause in (*PAUSES_S, None):
+        try:
+            return write()
+        except (OSError, RuntimeError) as error:  # torch raises a RuntimeError where the disk is full
+            cause = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
+            if pause is None:
+                raise SaveError(
+                    f"{path} cannot be written ({cause}); what was saved before is kept: free the disk or mend the "
+                    "mount, and run the same command again to go on from there"
+                ) from error
+            logger.warning("%s could not be written (%s); trying again in %g s", path, cause, pause)
+            time.sleep(pause)
+
+
+def latest_checkpoint(folder: Path, identity: dict[str, str]) -> Checkpoint | None:
+    """The newest checkpoint of `folder` that can be read; None where there is none.
+
+    A damaged one is passed over: an older one of the same run leads to the same weights, some steps later.
+
+    Raises:
+        ValueError: none of the files can be read, or the newest belongs to a run with another identity.
+    """
+    damaged = []
+    for path in reversed(_by_step(folder)):
+        try:
+            checkpoint = Checkpoint(**torch.load(path, map_location="cpu", weights_only=True))
+        except (OSError, RuntimeError, EOFError, TypeError, pickle.UnpicklingError):
+            logger.warning("%s cannot be read as a checkpoint; trying an older one", path, exc_info=True)
+            damaged.append(path)
+            continue
+        _check_identity(path, checkpoint, identity)
+        return checkpoint
+    if damaged:
+        raise ValueError(
+            f"{damaged[0]} cannot be read as a checkpoint, nor can an older one; remove the folder {folder} to begin "
+            "this phase again"
+        )
+    return None
+
+
+def _check_identity(path: Path, checkpoint: Checkpoint, identity: dict[str, str]) -> None:
     changed = sorted(
         name
         for name in identity.keys() | checkpoint.identity.keys()
@@ -69,7 +119,6 @@ def latest_checkpoint(folder: Path, identity: dict[str, str]) -> Checkpoint | No
             f"{path} belongs to another run (differs in {', '.join(changed)}); a changed config is a new run: "
             "use another folder"
         )
-    return checkpoint
 
 
 def _by_step(folder: Path) -> list[Path]:

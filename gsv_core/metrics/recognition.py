@@ -23,7 +23,7 @@ def character_error_rate(reference: str, hypothesis: str, language: str) -> floa
     Raises:
         ValueError: the reference has no letter or digit, so nothing could be got wrong.
     """
-    expected, heard = ("".join(_words(text, language)) for text in (reference, hypothesis))
+    expected, heard = ("".join(words_of(text, language)) for text in (reference, hypothesis))
     return _rate(expected, heard, reference)
 
 
@@ -33,7 +33,7 @@ def word_error_rate(reference: str, hypothesis: str, language: str) -> float:
     Raises:
         ValueError: the reference has no letter or digit.
     """
-    return _rate(_words(reference, language), _words(hypothesis, language), reference)
+    return _rate(words_of(reference, language), words_of(hypothesis, language), reference)
 
 
 def edit_distance(reference: Sequence[Hashable], hypothesis: Sequence[Hashable]) -> int:
@@ -62,6 +62,14 @@ def matching_pairs(reference: Sequence[Hashable], hypothesis: Sequence[Hashable]
     return pairs[::-1]
 
 
+def words_of(text: str, language: str) -> list[str]:
+    """The words that count of a text, in the form they are compared in; characters where words have no blanks."""
+    folded = unicodedata.normalize("NFKC", text.translate(_APOSTROPHES)).casefold()
+    spelled = "".join(letter if letter in _IN_WORD or _is_spoken(letter) else " " for letter in folded)
+    words = [word for word in (word.strip(_IN_WORD) for word in spelled.split()) if word]
+    return list("".join(words)) if language in _WITHOUT_BLANKS else words
+
+
 def _last_row(reference: Sequence[Hashable], hypothesis: Sequence[Hashable], steps: np.ndarray | None) -> np.ndarray:
     """Distances of the whole reference to each beginning of the hypothesis; fills in the `steps` that led there."""
     codes: dict[Hashable, int] = {}
@@ -84,13 +92,6 @@ def _rate(reference: Sequence[Hashable], hypothesis: Sequence[Hashable], text: s
     if not reference:
         raise ValueError(f"error rate: the reference {text!r} holds no letter or digit to compare with")
     return edit_distance(reference, hypothesis) / len(reference)
-
-
-def _words(text: str, language: str) -> list[str]:
-    folded = unicodedata.normalize("NFKC", text.translate(_APOSTROPHES)).casefold()
-    spelled = "".join(letter if letter in _IN_WORD or _is_spoken(letter) else " " for letter in folded)
-    words = [word for word in (word.strip(_IN_WORD) for word in spelled.split()) if word]
-    return list("".join(words)) if language in _WITHOUT_BLANKS else words
 
 
 def _is_spoken(letter: str) -> bool:

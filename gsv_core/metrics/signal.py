@@ -11,15 +11,16 @@ import math
 import numpy as np
 
 from gsv_core.audio.resample import resample
+from gsv_core.metrics.alignment import Warping, warp
 
-_FRAME_S = 0.02
+FRAME_S = 0.02
 _FLOOR = 1e-10  # power of a frame of digital silence, -100 dB
 _SILENCE_BELOW_DB = 40.0
 _SILENCE_FLOOR_DB = -60.0
 _CLIPPED_AT = 0.999
-_MEL_RATE_HZ = 16_000
-_MEL_FFT = 512
-_MEL_HOP = 160
+CEPSTRA_RATE_HZ = 16_000
+CEPSTRA_WINDOW = 512
+CEPSTRA_HOP = 160
 _MEL_BANDS = 40
 _CEPSTRA_RMS = 0.1
 _COEFFICIENTS = 13  # 1 to 13; the zeroth is loudness
@@ -33,7 +34,7 @@ def snr_db(wave: np.ndarray, rate_hz: int) -> float | None:
     noise between words, as any clip of speech has pauses. Digital silence (below -100 dB) is left out: an editor's
     gap says nothing of the room. None for less than 0.2 s of sound. At most 100.
     """
-    powers = _frame_powers(wave, rate_hz)
+    powers = frame_powers(wave, rate_hz)
     powers = np.sort(powers[powers > _FLOOR])
     tenth = len(powers) // 10
     if not tenth:
@@ -62,7 +63,7 @@ def clipped_share(wave: np.ndarray) -> float:
 
 def silence_share(wave: np.ndarray, rate_hz: int) -> float:
     """Share of 20 ms frames of (T,) 40 dB below the loudest tenth, or below -60 dB of full scale; 1 if empty."""
-    powers = _frame_powers(wave, rate_hz)
+    powers = frame_powers(wave, rate_hz)
     if not len(powers):
         return 1.0
     loud_db = 10.0 * math.log10(max(float(np.quantile(powers, 0.9)), _FLOOR))
@@ -99,9 +100,18 @@ def mel_cepstral_distance(reference: np.ndarray, other: np.ndarray, rate_hz: int
     Raises:
         ValueError: a wave is shorter than one frame of 32 ms.
     """
+    return cepstral_warping(reference, other, rate_hz).mean_cost
+
+
+def cepstral_warping(reference: np.ndarray, other: np.ndarray, rate_hz: int) -> Warping:
+    """Which frames of two waves (T,) belong together, 100 a second; its mean cost is `mel_cepstral_distance`.
+
+    Raises:
+        ValueError: a wave is shorter than one frame of 32 ms.
+    """
     left, right = (_cepstra(wave, rate_hz) for wave in (reference, other))
     squared = (left**2).sum(axis=1)[:, None] + (right**2).sum(axis=1)[None, :] - 2.0 * left @ right.T
-    return _CEPSTRAL_DB * _warped_mean(np.sqrt(np.maximum(squared, 0.0)))
+    return warp(_CEPSTRAL_DB * np.sqrt(np.maximum(squared, 0.0)))
 
 
 def _frames(wave: np.ndarray, size: int, hop: int) -> np.ndarray:
@@ -111,8 +121,9 @@ def _frames(wave: np.ndarray, size: int, hop: int) -> np.ndarray:
     return np.lib.stride_tricks.sliding_window_view(wave.astype(np.float32, copy=False), size)[::hop]
 
 
-def _frame_powers(wave: np.ndarray, rate_hz: int) -> np.ndarray:
-    size = round(_FRAME_S * rate_hz)
+def frame_powers(wave: np.ndarray, rate_hz: int) -> np.ndarray:
+    """(T,) -> (L,): the power of each 20 ms, without its mean."""
+    size = round(FRAME_S * rate_hz)
     frames = _frames(wave, size, size).astype(np.float64)
     # Without the mean of each frame: an offset or rumble is no speech, and would hide the pauses.
     return frames.var(axis=1)
@@ -121,9 +132,9 @@ def _frame_powers(wave: np.ndarray, rate_hz: int) -> np.ndarray:
 @functools.cache
 def _filters() -> np.ndarray:
     """(bins, M): triangles evenly spaced on the mel scale (HTK's) from 0 to 8 kHz, each of height one."""
-    top_mel = 2595.0 * math.log10(1.0 + _MEL_RATE_HZ / 2 / 700.0)
+    top_mel = 2595.0 * math.log10(1.0 + CEPSTRA_RATE_HZ / 2 / 700.0)
     edges = 700.0 * (10.0 ** (np.linspace(0.0, top_mel, _MEL_BANDS + 2) / 2595.0) - 1.0)
-    bins = np.arange(_MEL_FFT // 2 + 1) * _MEL_RATE_HZ / _MEL_FFT
+    bins = np.arange(CEPSTRA_WINDOW // 2 + 1) * CEPSTRA_RATE_HZ / CEPSTRA_WINDOW
     rising = (bins[:, None] - edges[None, :-2]) / (edges[1:-1] - edges[:-2])
     falling = (edges[None, 2:] - bins[:, None]) / (edges[2:] - edges[1:-1])
     return np.maximum(0.0, np.minimum(rising, falling)).astype(np.float32)
@@ -131,10 +142,12 @@ def _filters() -> np.ndarray:
 
 def _log_mels(wave: np.ndarray, rate_hz: int) -> np.ndarray:
     """(T,) -> (L, M) natural logarithm of mel power, 100 frames per second."""
-    audio = resample(wave, rate_hz, _MEL_RATE_HZ)
-    if len(audio) < _MEL_FFT:
-        raise ValueError(f"mel: expected at least {_MEL_FFT / _MEL_RATE_HZ:.3f} s, got {len(wave) / rate_hz:.3f} s")
-    frames = _frames(audio, _MEL_FFT, _MEL_HOP) * np.hanning(_MEL_FFT).astype(np.float32)
+    audio = resample(wave, rate_hz, CEPSTRA_RATE_HZ)
+    if len(audio) < CEPSTRA_WINDOW:
+        raise ValueError(
+            f"mel: expected at least {CEPSTRA_WINDOW / CEPSTRA_RATE_HZ:.3f} s, got {len(wave) / rate_hz:.3f} s"
+        )
+    frames = _frames(audio, CEPSTRA_WINDOW, CEPSTRA_HOP) * np.hanning(CEPSTRA_WINDOW).astype(np.float32)
     power = np.abs(np.fft.rfft(frames, axis=1)) ** 2
     return np.log(np.maximum(power @ _filters(), 1e-8))
 
@@ -147,38 +160,3 @@ def _cepstra(wave: np.ndarray, rate_hz: int) -> np.ndarray:
     bands = (np.arange(_MEL_BANDS) + 0.5) * math.pi / _MEL_BANDS
     basis = np.cos(np.arange(1, _COEFFICIENTS + 1)[:, None] * bands[None, :]) * (2.0 / _MEL_BANDS) / 2.0
     return _log_mels(wave, rate_hz).astype(np.float64) @ basis.T
-
-
-def _warped_mean(costs: np.ndarray) -> float:
-    """(L, L') costs -> the least mean cost of a path from one corner to the other, by steps right, down and diagonal.
-
-    Worked by anti-diagonals, whose cells do not depend on each other. Sums and lengths travel together; among equal
-    sums the diagonal step is taken, which makes the shortest path.
-    """
-    rows, columns = costs.shape
-    sums = [np.full(rows, np.inf), np.full(rows, np.inf)]  # by row, of the two anti-diagonals before
-    steps = [np.zeros(rows), np.zeros(rows)]
-    for diagonal in range(rows + columns - 1):
-        first, last = max(0, diagonal - columns + 1), min(rows, diagonal + 1)
-        index = np.arange(first, last)
-        here = costs[index, diagonal - index]
-        total, count = np.full(rows, np.inf), np.zeros(rows)
-        if diagonal == 0:
-            total[0], count[0] = here[0], 1.0
-        else:
-            above = index - 1
-            outside = above < 0
-            candidates = np.stack(
-                [
-                    np.where(outside, np.inf, sums[0][above]),
-                    np.where(outside, np.inf, sums[1][above]),
-                    sums[1][index],
-                ]
-            )
-            lengths = np.stack([steps[0][above], steps[1][above], steps[1][index]])
-            choice = candidates.argmin(axis=0)
-            lane = np.arange(len(index))
-            total[index] = candidates[choice, lane] + here
-            count[index] = lengths[choice, lane] + 1.0
-        sums, steps = [sums[1], total], [steps[1], count]
-    return float(sums[1][-1] / steps[1][-1])

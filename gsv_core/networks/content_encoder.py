@@ -15,6 +15,7 @@ from typing import Protocol, Self
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from gsv_core.audio.spectrogram import SpectrogramConfig, mel_spectrogram
 from gsv_core.networks.pretrained import check_complete, folder_digest
@@ -90,6 +91,9 @@ class HubertContentEncoder:
         if prod(network.config.conv_stride) * FRAMES_PER_SECOND != RATE_HZ:
             raise ValueError(f"{folder}: strides {network.config.conv_stride} do not give 50 frames per second")
         self.width: int = network.config.hidden_size
+        for module in network.modules():
+            if parametrize.is_parametrized(module, "weight"):  # else computed anew for every clip
+                parametrize.remove_parametrizations(module, "weight")
         self._network = network.eval().to(device)
 
     @property
@@ -140,6 +144,15 @@ class HubertContentEncoder:
         """Move the network to `device`; what it gives still comes back to the CPU."""
         self._network.to(device)
         return self
+
+
+def save_untrained(folder: Path, *, seed: int = 0) -> None:
+    """Put a HuBERT of the size that published bases use into `folder`, with weights from `seed`: for measuring."""
+    from transformers import HubertConfig, HubertModel
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        HubertModel(HubertConfig()).save_pretrained(folder)
 
 
 class MelContentEncoder:

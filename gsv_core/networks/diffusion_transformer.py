@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from gsv_core.networks.dropout import Dropout
+
 LONGEST_POSITION = 4096
 """Frames of the condition beyond this share the last position."""
 TIME_SCALE = 1000
@@ -239,7 +241,7 @@ class _Attention(nn.Module):
         self.to_q = nn.Linear(width, heads * head_width)
         self.to_k = nn.Linear(width, heads * head_width)
         self.to_v = nn.Linear(width, heads * head_width)
-        self.to_out = nn.ModuleList([nn.Linear(heads * head_width, width), nn.Dropout(dropout)])
+        self.to_out = nn.ModuleList([nn.Linear(heads * head_width, width), Dropout(dropout)])
 
     def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
         """(B, L, D) -> (B, L, D), zero in the padding."""
@@ -271,7 +273,7 @@ class _FeedForward(nn.Module):
     def __init__(self, width: int, inner_width: int, dropout: float) -> None:
         super().__init__()
         widen = nn.Sequential(nn.Linear(width, inner_width), nn.GELU(approximate="tanh"))
-        self.ff = nn.Sequential(widen, nn.Dropout(dropout), nn.Linear(inner_width, width))
+        self.ff = nn.Sequential(widen, Dropout(dropout), nn.Linear(inner_width, width))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.ff(x)

@@ -13,6 +13,9 @@ from torch.nn import functional
 
 from gsv_core.networks.layers import WeightNormColumnConv2d, WeightNormConv1d
 
+SLOPE = 0.1
+"""Of every leaky ReLU."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DiscriminatorConfig:
@@ -63,14 +66,6 @@ class Discriminators(nn.Module):
         return [judge(wave) for judge in self.discriminators]
 
 
-def _feature_maps(x: Tensor, convs: nn.ModuleList, conv_post: nn.Module) -> list[Tensor]:
-    feature_maps = []
-    for conv in convs:
-        x = functional.leaky_relu(conv(x), 0.1)
-        feature_maps.append(x)
-    return [*feature_maps, conv_post(x)]
-
-
 def _output(feature_maps: Iterable[Tensor]) -> DiscriminatorOutput:
     maps = tuple(feature_maps)
     return DiscriminatorOutput(maps[-1].flatten(1), maps)
@@ -91,7 +86,11 @@ class ScaleDiscriminator(nn.Module):
         self.conv_post = WeightNormConv1d(channels[last], 1, 3, padding=1)
 
     def forward(self, wave: Tensor) -> DiscriminatorOutput:
-        return _output(_feature_maps(wave, self.convs, self.conv_post))
+        x, feature_maps = wave, []
+        for conv in self.convs:
+            x = functional.leaky_relu(conv(x), SLOPE)
+            feature_maps.append(x)
+        return _output([*feature_maps, self.conv_post(x)])
 
 
 class PeriodDiscriminator(nn.Module):
@@ -110,9 +109,12 @@ class PeriodDiscriminator(nn.Module):
     def forward(self, wave: Tensor) -> DiscriminatorOutput:
         missing = -wave.shape[-1] % self.period
         folded = functional.pad(wave, (0, missing), mode="reflect").unflatten(2, (-1, self.period))  # (B, 1, R, W)
-        columns = folded.permute(0, 3, 1, 2).flatten(0, 1)  # (B * W, 1, R)
-        maps = _feature_maps(columns, self.convs, self.conv_post)
-        return _output(x.unflatten(0, (-1, self.period)).permute(0, 2, 3, 1) for x in maps)  # (B, C, R, W)
+        x, feature_maps = folded.permute(0, 3, 2, 1).flatten(0, 1), []  # (B * W, R, 1)
+        for conv in self.convs:
+            x = conv(x, SLOPE)
+            feature_maps.append(x)
+        feature_maps.append(self.conv_post(x))
+        return _output(x.unflatten(0, (-1, self.period)).permute(0, 3, 2, 1) for x in feature_maps)  # (B, C, R, W)
 
 
 def judge_both(

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from gsv_core.networks.layers import WeightNormConv1d, WeightNormConvTranspose1d
 
@@ -48,15 +49,21 @@ class Generator(nn.Module):
                 self.resblocks.append(ResidualBlock(channels, block_kernel, dilations))
         self.conv_post = nn.Conv1d(channels, 1, 7, padding=3, bias=final_bias)
 
-    def forward(self, latent: Tensor, timbre: Tensor | None = None) -> Tensor:
+    def forward(self, latent: Tensor, timbre: Tensor | None = None, *, recompute: bool = False) -> Tensor:
+        """`recompute`: keep no activations of the stages for the backward pass and compute them again there."""
         if (self.cond is None) != (timbre is None):
             raise ValueError("this generator needs a timbre" if timbre is None else "this generator takes no timbre")
         x = self.conv_pre(latent)
         if self.cond is not None:
             x = x + self.cond(timbre)
-        for stage, up in enumerate(self.ups):
-            x = mean_of_blocks(self.resblocks, stage, self.blocks_per_stage, up(functional.leaky_relu(x, SLOPE)))
+        for stage in range(len(self.ups)):
+            x = checkpoint(self._stage, stage, x, use_reentrant=False) if recompute else self._stage(stage, x)
         return torch.tanh(self.conv_post(functional.leaky_relu(x)))
+
+    def _stage(self, stage: int, x: Tensor) -> Tensor:
+        return mean_of_blocks(
+            self.resblocks, stage, self.blocks_per_stage, self.ups[stage](functional.leaky_relu(x, SLOPE))
+        )
 
 
 def mean_of_blocks(blocks: nn.ModuleList, stage: int, count: int, x: Tensor) -> Tensor:

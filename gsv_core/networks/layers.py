@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from gsv_core.networks.column_convolution import convolve_columns
+
 
 def sequence_mask(lengths: Tensor, longest: int) -> Tensor:
     """True where an item still has a value: (B,) -> (B, longest) bool."""
@@ -44,7 +46,7 @@ class _WeightNorm(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        return self.weight_v * (self.weight_g / _norm_per_row(self.weight_v))
+        return torch._weight_norm(self.weight_v, self.weight_g, 0)
 
     def folded(self) -> nn.Module:
         """A plain convolution that computes the same."""
@@ -115,8 +117,8 @@ class WeightNormConv1d(_WeightNorm):
 class WeightNormColumnConv2d(_WeightNorm):
     """A weight-normalised two-dimensional convolution that looks along columns only, its weight (C', C, kernel, 1).
 
-    Takes the columns as items of the batch, (B, C, R) -> (B, C', R'): one-dimensional convolutions are up to twice as
-    fast as two-dimensional ones of width 1.
+    Takes the columns as items of the batch, (B, R, C) -> (B, R', C'), and a leaky ReLU with it. One-dimensional
+    convolutions are up to twice as fast as two-dimensional ones of width 1; on a CPU they are matrix products.
     """
 
     def __init__(self, inputs: int, outputs: int, kernel: int, *, stride: int = 1, padding: int = 0) -> None:
@@ -124,13 +126,28 @@ class WeightNormColumnConv2d(_WeightNorm):
         super().__init__(plain.weight, plain.bias)
         self.stride, self.padding = stride, padding
 
-    def forward(self, x: Tensor) -> Tensor:
-        return functional.conv1d(x, self.weight.squeeze(3), self.bias, self.stride, self.padding)
+    def forward(self, x: Tensor, slope: float | None = None) -> Tensor:
+        assert self.bias is not None
+        return _along_columns(x, self.weight.squeeze(3), self.bias, self.stride, self.padding, slope)
 
     def folded(self) -> nn.Conv1d:
         outputs, inputs, kernel, _ = self.weight_v.shape
-        plain = nn.Conv1d(inputs, outputs, kernel, stride=self.stride, padding=self.padding, device="meta")
+        plain = _ColumnConvolution(inputs, outputs, kernel, stride=self.stride, padding=self.padding, device="meta")
         return self._filled(plain, self.weight.squeeze(3))
+
+
+class _ColumnConvolution(nn.Conv1d):
+    def forward(self, x: Tensor, slope: float | None = None) -> Tensor:
+        assert self.bias is not None
+        assert isinstance(self.padding, tuple)
+        return _along_columns(x, self.weight, self.bias, self.stride[0], self.padding[0], slope)
+
+
+def _along_columns(x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int, slope: float | None) -> Tensor:
+    if x.device.type != "cuda":
+        return convolve_columns(x, weight, bias, stride=stride, padding=padding, slope=slope)
+    out = functional.conv1d(x.transpose(1, 2), weight, bias, stride, padding).transpose(1, 2)
+    return out if slope is None else functional.leaky_relu(out, slope)
 
 
 class WeightNormConvTranspose1d(_WeightNorm):

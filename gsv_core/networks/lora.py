@@ -18,6 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrize
 
+SEMANTIC_TARGETS = ("in_proj_weight", "out_proj", "linear1", "linear2")
+"""What is adapted in every layer of text-to-semantic, with alpha = rank: attention and feed-forward. Upstream has no
+such adapters."""
 FLOW_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 """What upstream adapts in the estimator of v3 and v4, with alpha = rank."""
 WRAPPED = "cfm"
@@ -101,6 +104,12 @@ def add_lora(network: nn.Module, targets: Sequence[str], *, rank: int, alpha: fl
     return chosen
 
 
+def lora_size(network: nn.Module, targets: Sequence[str], *, rank: int, inside: str = "") -> int:
+    """How many numbers adapters on `targets` have, on matrices whose names begin with `inside`."""
+    matrices = [(name, p) for name, p in network.named_parameters() if p.ndim == 2 and name.startswith(inside)]
+    return sum(rank * sum(p.shape) for name, p in matrices if any(_named(name, target) for target in targets))
+
+
 def merge_lora(network: nn.Module) -> None:
     """Fold every adapter into its weight, so that the network is as wide and as fast as it was before."""
     for name, module in list(network.named_modules()):
@@ -136,7 +145,7 @@ def fold_factors(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> di
 
 def trained_state(network: nn.Module) -> dict[str, Tensor]:
     """What upstream saves of a network with adapters: everything but frozen parameters, buffers included."""
-    frozen = {_plain(name) for name, parameter in network.named_parameters() if not parameter.requires_grad}
+    frozen = {plain_name(name) for name, parameter in network.named_parameters() if not parameter.requires_grad}
     return {name: tensor for name, tensor in network.state_dict().items() if name not in frozen}
 
 
@@ -186,6 +195,15 @@ def own_names(state: Mapping[str, Tensor], wrapped: str = WRAPPED) -> dict[str, 
     return {renamed(name): tensor for name, tensor in state.items()}
 
 
+def plain_name(name: str) -> str:
+    """The name in the state dict of a parameter that `named_parameters` calls `name`.
+
+    torch keeps a matrix that is replaced under `parametrizations.NAME.original` and its adapter under
+    `parametrizations.NAME.0`.
+    """
+    return re.sub(r"parametrizations\.(\w+)\.(?:original|0\.(lora_[AB]))$", _leaf, name)
+
+
 def _named(matrix: str, target: str) -> bool:
     return any(f".{name}".endswith(f".{target}") for name in (matrix, matrix.removesuffix(".weight")))
 
@@ -195,23 +213,17 @@ def _replace(network: nn.Module, name: str, module: nn.Module) -> None:
     setattr(network.get_submodule(owner), leaf, module)
 
 
-# torch keeps a matrix that is replaced under `parametrizations.NAME.original` and its adapter under
-# `parametrizations.NAME.0`.
-def _plain(name: str) -> str:
-    return re.sub(r"parametrizations\.(\w+)\.(?:original|0\.(lora_[AB]))$", _leaf, name)
-
-
 def _leaf(found: re.Match[str]) -> str:
     return found[1] if found[2] is None else f"{found[1]}.{found[2]}"
 
 
 def _saved_plainly(_owner: nn.Module, state: dict[str, Tensor], prefix: str, _metadata: Any) -> None:
     for name in [name for name in state if name.startswith(f"{prefix}parametrizations.")]:
-        state[_plain(name)] = state.pop(name)
+        state[plain_name(name)] = state.pop(name)
 
 
 def _loaded_plainly(owner: nn.Module, state: dict[str, Tensor], prefix: str, *_rest: Any) -> None:
     for name, _ in owner.named_parameters():
-        plain = _plain(name)
+        plain = plain_name(name)
         if plain != name and prefix + plain in state:
             state[prefix + name] = state.pop(prefix + plain)

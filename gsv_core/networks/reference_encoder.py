@@ -6,8 +6,11 @@ attention, mean over time. Shapes: B batch, F bins, L frames, D width, H heads, 
 
 import math
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from gsv_core.networks.dropout import Dropout
 
 
 class ReferenceEncoder(nn.Module):
@@ -16,8 +19,8 @@ class ReferenceEncoder(nn.Module):
     def __init__(self, bins: int, width: int, timbre_width: int, *, heads: int, kernel: int, dropout: float) -> None:
         super().__init__()
         self.spectral = nn.Sequential(
-            *(_Wrapped(bins, width), nn.Mish(), nn.Dropout(dropout)),
-            *(_Wrapped(width, width), nn.Mish(), nn.Dropout(dropout)),
+            *(_Wrapped(bins, width), nn.Mish(), Dropout(dropout)),
+            *(_Wrapped(width, width), nn.Mish(), Dropout(dropout)),
         )
         self.temporal = nn.Sequential(*(_GatedConvolution(width, kernel, dropout) for _ in range(2)))
         self.slf_attn = _SelfAttention(width, heads, dropout)
@@ -49,7 +52,7 @@ class _GatedConvolution(nn.Module):
     def __init__(self, width: int, kernel: int, dropout: float) -> None:
         super().__init__()
         self.conv1 = _WrappedConvolution(width, 2 * width, kernel)
-        self.drop = nn.Dropout(dropout)
+        self.drop = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.drop(functional.glu(self.conv1(x), dim=1))
@@ -70,12 +73,12 @@ class _SelfAttention(nn.Module):
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
         self.heads = heads
-        self.dropout = dropout
+        self.drop_weights = Dropout(dropout)
         self.w_qs = nn.Linear(width, width)
         self.w_ks = nn.Linear(width, width)
         self.w_vs = nn.Linear(width, width)
         self.fc = nn.Linear(width, width)
-        self.drop = nn.Dropout(dropout)
+        self.drop = Dropout(dropout)
         # By the width of the model, not of a head: what the published weights were trained with.
         self.scale = 1 / math.sqrt(width)
 
@@ -83,8 +86,10 @@ class _SelfAttention(nn.Module):
         queries, keys, values = (
             project(x).unflatten(2, (self.heads, -1)).transpose(1, 2) for project in (self.w_qs, self.w_ks, self.w_vs)
         )
-        dropout = self.dropout if self.training else 0.0
-        mixed = functional.scaled_dot_product_attention(
-            queries, keys, values, attn_mask=seen.unsqueeze(1), dropout_p=dropout, scale=self.scale
-        )
+        seen = seen.unsqueeze(1)
+        if self.training and self.drop_weights.share:
+            scores = (queries @ keys.transpose(2, 3) * self.scale).masked_fill(~seen, -torch.inf)
+            mixed = self.drop_weights(scores.softmax(dim=-1)) @ values
+        else:
+            mixed = functional.scaled_dot_product_attention(queries, keys, values, attn_mask=seen, scale=self.scale)
         return x + self.drop(self.fc(mixed.transpose(1, 2).flatten(2)))

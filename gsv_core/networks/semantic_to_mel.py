@@ -198,6 +198,7 @@ class SemanticToMel(nn.Module):
         *,
         draws: FlowDraws | None = None,
         generator: torch.Generator | None = None,
+        reference: Tensor | None = None,
         recompute: bool = False,
     ) -> Tensor:
         """Flow-matching loss of each item, lower is better: -> (B,).
@@ -205,10 +206,11 @@ class SemanticToMel(nn.Module):
         Takes a right-padded batch: content (B, C, L) and its `spectrogram` (B, F, L) of `lengths` (B,), the normalised
         `mel` (B, M, N) of `mel_lengths` (B,), phonemes (B, P). Where mel and condition differ in length, what is longer
         is cut. `draws`, whose noise is as long as the shorter, come from `generator` where they are not given.
-        `recompute` trades time for memory in the backward pass.
+        `reference` (B, F, L) shows the timbre in the place of the spectrogram. `recompute` trades time for memory in
+        the backward pass.
         """
         with torch.no_grad():
-            timbre = self.timbre(spectrogram, lengths)
+            timbre = self.timbre(spectrogram if reference is None else reference, lengths)
             quantised = self._frames_of(self.encode_tokens(content))
             joined, _ = self.enc_p.join(
                 quantised,

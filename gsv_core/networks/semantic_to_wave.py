@@ -192,11 +192,15 @@ class SemanticToWave(nn.Module):
         noise: Tensor | None = None,
         slice_starts: Tensor | None = None,
         generator: torch.Generator | None = None,
+        reference: Tensor | None = None,
+        recompute: bool = False,
     ) -> WaveForward:
         """Training pass over a right-padded batch: (B, C, L), (B, F, L), (B,), (B, P), (B,), (B, K).
 
         Content may be one frame longer or shorter than the spectrogram. `noise` (B, Z, L) and `slice_starts` (B,) are
-        drawn from `generator` where they are not given. Every length must reach `segment_frames`.
+        drawn from `generator` where they are not given. Every length must reach `segment_frames`. `reference`
+        (B, F, L) shows the timbre in the place of the spectrogram. `recompute` keeps no activations of the decoder for
+        the backward pass and computes them again there.
         """
         batch, frames = spectrogram.shape[0], spectrogram.shape[2]
         mask = frame_mask(lengths, frames, spectrogram.dtype)
@@ -204,7 +208,7 @@ class SemanticToWave(nn.Module):
             noise = _normal((batch, self.config.latent, frames), spectrogram, generator)
         if slice_starts is None:
             slice_starts = self._draw_starts(lengths, generator)
-        timbre = self.timbre(spectrogram, lengths, speaker_vectors)
+        timbre = self.timbre(spectrogram if reference is None else reference, lengths, speaker_vectors)
         quantised = _fit_length(self._frames_of(self.encode_tokens(content)), frames)
         prior_mean, prior_log_scale, _ = self.enc_p(
             quantised,
@@ -215,7 +219,7 @@ class SemanticToWave(nn.Module):
         )
         latent, posterior_mean, posterior_log_scale = self.enc_q(spectrogram, mask, timbre, noise)
         prior_latent = self.flow(latent, mask, timbre)
-        wave = self.dec(slice_frames(latent, slice_starts, self.config.segment_frames), timbre)
+        wave = self.dec(slice_frames(latent, slice_starts, self.config.segment_frames), timbre, recompute=recompute)
         return WaveForward(
             wave=wave,
             slice_starts=slice_starts,

@@ -1,13 +1,14 @@
 """Text and a Prompt to a wave, with a base and the weights of one voice.
 
-Text is cut into sentences; each goes through text → semantic behind the Prompt's phonemes and tokens, then through
-semantic → wave in the Prompt's timbre, or (v3, v4) through semantic → mel as what the Prompt says next, and a vocoder.
+Text is cut into pieces; each goes through text → semantic behind the Prompt's phonemes and tokens, then through
+semantic → wave in the Prompt's timbre or another, or (v3, v4) through semantic → mel as what the Prompt says next, and
+a vocoder. Pieces come out one by one, or joined.
 Shapes: P phonemes, S tokens, T samples, F frequency bins, L frames, K speaker vector, W text vector, G timbre.
 """
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self, TypeVar
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gsv_core.audio.resample import resample
 from gsv_core.audio.spectrogram import linear_spectrogram
 from gsv_core.checkpoints.base import BaseModel
 from gsv_core.checkpoints.weights import load_weights, save_weights, write_json
@@ -26,7 +28,7 @@ from gsv_core.networks.semantic_to_mel import SemanticToMel, denormalise_mel
 from gsv_core.networks.semantic_to_wave import SemanticToWave
 from gsv_core.synthesis.continuation import MelPrompt, continue_mel, mel_prompt, no_prompt
 from gsv_core.synthesis.sampling import Sampling, Sentence, clocks_of, sample_sentences
-from gsv_core.text.front_end import PhonemisedText, UnspeakableText, cut_text, phonemise
+from gsv_core.text.front_end import PhonemisedText, UnspeakableText, cut_text, phonemise, with_lead_in
 from gsv_core.text.lexicon import Lexicon
 from gsv_core.text.mandarin_polyphones import Polyphones
 from gsv_core.training.draws import generator_of
@@ -34,9 +36,17 @@ from gsv_core.training.draws import generator_of
 _Network = TypeVar("_Network", bound=nn.Module)
 
 PAUSE_S = 0.3
-"""Silence between two sentences."""
-SENTENCES_AT_ONCE = 16
+"""Silence between two pieces."""
+LONGEST_PAUSE_S = 10.0
+SPEEDS = (0.25, 4.0)
+RATES_HZ = (8_000, 192_000)
+PIECES_AT_ONCE = 16
 """Most that are decoded to tokens together."""
+PIECES_AT_FIRST = 4
+"""Of a long text, so that a listener need not wait for sixteen; most texts have no more."""
+
+_CEILING = 1 - 2**-15
+"""The highest value that 16 bits hold."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +157,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Speech:
-    """What was synthesised: `wave` (T,) float32 in [-1, 1]; `tokens` per sentence, for those who look inside."""
+    """What was synthesised: `wave` (T,) float32 in [-1, 1]; `tokens` per piece, for those who look inside."""
 
     wave: np.ndarray
     rate_hz: int
@@ -214,133 +224,216 @@ class Synthesiser:
         language: str,
         prompt: Prompt,
         *,
+        timbre: Tensor | None = None,
         speed: float = 1.0,
         seed: int = 0,
         cut: str = "cut5",
+        pause_s: float = PAUSE_S,
+        sampling: Sampling | None = None,
         lexicon: Lexicon | None = None,
         steps: int | None = None,
         guidance: float | None = None,
+        rate_hz: int | None = None,
     ) -> Speech:
-        """`text` in the manner and timbre of `prompt`; `speed` 2 is twice as fast; words of `lexicon` as it says.
+        """`text` in the manner of `prompt`: what `stream` gives, joined. More there."""
+        pieces = list(
+            self.stream(
+                text,
+                language,
+                prompt,
+                timbre=timbre,
+                speed=speed,
+                seed=seed,
+                cut=cut,
+                pause_s=pause_s,
+                sampling=sampling,
+                lexicon=lexicon,
+                steps=steps,
+                guidance=guidance,
+                rate_hz=rate_hz,
+            )
+        )
+        joined = np.concatenate([piece.wave for piece in pieces])
+        return Speech(joined, pieces[0].rate_hz, tuple(tokens for piece in pieces for tokens in piece.tokens))
 
-        In v3 and v4, `steps` from noise to speech (more: cleaner and slower; None: what the release was published with)
-        and `guidance` (None or 0: none; more follows the text closer, at twice the work).
+    def stream(
+        self,
+        text: str,
+        language: str,
+        prompt: Prompt,
+        *,
+        timbre: Tensor | None = None,
+        speed: float = 1.0,
+        seed: int = 0,
+        cut: str = "cut5",
+        pause_s: float = PAUSE_S,
+        sampling: Sampling | None = None,
+        lexicon: Lexicon | None = None,
+        steps: int | None = None,
+        guidance: float | None = None,
+        rate_hz: int | None = None,
+    ) -> Iterator[Speech]:
+        """`text` piece by piece, each but the first with the pause before it, as soon as it is spoken.
+
+        The manner is `prompt`'s, and so is the timbre unless `timbre` (G,) is given. `speed` 2 is twice as fast; words
+        of `lexicon` are said as it says; `sampling` counts before the synthesiser's own. In v3 and v4, `steps` from
+        noise to speech (more: cleaner and slower; None: what the release was published with) and `guidance` (None or 0:
+        none; more follows the text closer, at twice the work). The wave is resampled to `rate_hz`, each piece by
+        itself, and a piece that would clip is made softer.
 
         Raises:
             UnspeakableText: nothing in `text` can be spoken.
-            ValueError: an unknown language, a speed that is not positive, an unknown way to `cut`, or steps or guidance
-                that are out of range or that the release has not.
+            ValueError: an unknown language, a speed, pause or rate out of range, an unknown way to `cut`, or steps or
+                guidance that are out of range or that the release has not.
         """
-        if not speed > 0:
-            raise ValueError(f"speed must be positive, got {speed}")
-        flow = self._flow(steps, guidance)
-        sentences = self._sentences(text, language, cut, lexicon)
-        spoken = self._tokens(sentences, prompt, seed)
-        manner = self._manner(prompt)
-        pause = np.zeros(round(PAUSE_S * self.rate_hz), dtype=np.float32)
-        waves: list[np.ndarray] = []
-        for number, (sentence, tokens) in enumerate(zip(sentences, spoken, strict=True)):
-            ids = torch.tensor(sentence.ids, device=self.device)
-            wave = self._decode(tokens, ids, manner, speed, flow, generator_of(seed, number, "latent"))
-            waves += [wave] if number == 0 else [pause, wave]
-        joined = np.concatenate(waves)
-        if not np.isfinite(joined).all():
+        for what, value, (least, most) in (
+            ("speed", speed, SPEEDS),
+            ("the pause in seconds", pause_s, (0.0, LONGEST_PAUSE_S)),
+            ("the rate in Hz", self.rate_hz if rate_hz is None else rate_hz, RATES_HZ),
+        ):
+            if not least <= value <= most:
+                raise ValueError(f"{what} should be between {least:g} and {most:g}, got {value:g}")
+        flow = self.flow_of(steps, guidance)
+        pieces = self._pieces(text, language, cut, lexicon)
+        out_hz = rate_hz or self.rate_hz
+        pause = np.zeros(round(pause_s * out_hz), dtype=np.float32)
+
+        def spoken() -> Iterator[Speech]:
+            manner = self.manner_of(prompt, timbre)
+            for number, (piece, tokens) in enumerate(self._spoken_tokens(pieces, prompt, seed, sampling)):
+                ids = torch.tensor(piece.ids, device=self.device)
+                wave = self.decode(tokens, ids, manner, speed, flow, generator_of(seed, number, "latent"))
+                wave = self.finished(wave, out_hz)
+                yield Speech(wave if number == 0 else np.concatenate([pause, wave]), out_hz, (tuple(tokens.tolist()),))
+
+        return spoken()
+
+    def timbre_heard(self, wave: Tensor, speaker_vector: Tensor | None) -> Tensor:
+        """(G,): how a recording (T,) at 32 kHz with its speaker vector (K,) sounds to this voice's weights."""
+        return self._timbre(wave, speaker_vector)[0, :, 0].cpu()
+
+    def timbre_of(self, prompt: Prompt) -> Tensor:
+        """(G,): the same of a Prompt."""
+        return self.timbre_heard(prompt.wave, prompt.speaker_vector)
+
+    def mean_timbre(self, prompts: Sequence[Prompt]) -> Tensor:
+        """(G,): the mean over several recordings, as v1, v2 and the Pro releases take it."""
+        return torch.stack([self.timbre_of(prompt) for prompt in prompts]).mean(dim=0)
+
+    def finished(self, wave: np.ndarray, rate_hz: int) -> np.ndarray:
+        """(T,) as a network gave it -> (T',) at `rate_hz` within full scale.
+
+        Raises:
+            ValueError: it is not finite.
+        """
+        if not np.isfinite(wave).all():
             raise ValueError("the weights give no finite wave; they are damaged or their training diverged")
-        return Speech(
-            joined / max(1.0, float(np.abs(joined).max())), self.rate_hz, tuple(tuple(t.tolist()) for t in spoken)
-        )
+        wave = resample(wave, self.rate_hz, rate_hz)
+        peak = float(np.abs(wave).max(initial=0.0))
+        return wave * np.float32(_CEILING / peak) if peak > 1 else wave
 
     @property
     def rate_hz(self) -> int:
         return self.base.spec.output_rate_hz
 
-    def _sentences(self, text: str, language: str, cut: str, lexicon: Lexicon | None) -> list[PhonemisedText]:
-        sentences = []
+    def _pieces(self, text: str, language: str, cut: str, lexicon: Lexicon | None) -> list[PhonemisedText]:
+        pieces = []
         symbols = self.base.spec.symbols
         for piece in cut_text(text, cut):
             try:
-                sentences.append(
-                    phonemise(piece, language, release=symbols, lexicon=lexicon, polyphones=self.polyphones)
-                )
+                read = phonemise(piece, language, release=symbols, lexicon=lexicon, polyphones=self.polyphones)
             except UnspeakableText:
                 continue  # a piece of punctuation; the whole text is judged below
-        if not sentences:
+            pieces.append(with_lead_in(read))
+        if not pieces:
             raise UnspeakableText(f"nothing in {text[:80]!r} can be spoken as {language}")
-        return sentences
+        return pieces
 
     @torch.no_grad()
-    def _timbre(self, prompt: Prompt) -> Tensor:
-        """(1, G, 1) of the Prompt's wave and speaker vector."""
-        peak = float(prompt.wave.abs().max())
+    def _timbre(self, wave: Tensor, speaker_vector: Tensor | None) -> Tensor:
+        """(1, G, 1) of a recording (T,) at 32 kHz and its speaker vector (K,)."""
+        peak = float(wave.abs().max())
         # Published releases were trained on references that reach 1 at most; far louder ones are halved, no more.
-        wave = prompt.wave / min(2.0, peak) if peak > 1 else prompt.wave
+        wave = wave / min(2.0, peak) if peak > 1 else wave
         spectrogram = linear_spectrogram(wave[None].to(self.device), self.base.spec.spectrogram)
-        vector = None if prompt.speaker_vector is None else prompt.speaker_vector.float()[None].to(self.device)
         if isinstance(self.acoustic, SemanticToMel):
             return self.acoustic.timbre(spectrogram)
+        vector = None if speaker_vector is None else speaker_vector.float()[None].to(self.device)
         return self.acoustic.timbre(spectrogram, None, vector)
 
-    def _manner(self, prompt: Prompt) -> "_Manner":
-        timbre = self._timbre(prompt)
+    def manner_of(self, prompt: Prompt, timbre: Tensor | None = None) -> "Manner":
+        """What decoding takes from `prompt`, in its timbre or in another (G,).
+
+        Raises:
+            ValueError: the timbre has another width than this release's.
+        """
+        own = self._timbre(prompt.wave, prompt.speaker_vector)
+        if timbre is not None:
+            if timbre.shape != own.shape[1:2]:
+                raise ValueError(f"a timbre of {self.base.release} is {own.shape[1]} wide, got {tuple(timbre.shape)}")
+            own = timbre.to(own)[None, :, None]
         if isinstance(self.acoustic, SemanticToWave):
-            return _Manner(timbre)
+            return Manner(own)
         if len(prompt.phoneme_ids) == 0:
-            return _Manner(timbre, no_prompt(self.acoustic, timbre))
+            return Manner(own, no_prompt(self.acoustic, own))
         mel_config = self.base.spec.mel_spectrogram
         assert mel_config is not None
-        said = mel_prompt(self.acoustic, prompt.wave, RATE_HZ, prompt.tokens, prompt.phoneme_ids, timbre, mel_config)
-        return _Manner(timbre, said)
+        said = mel_prompt(self.acoustic, prompt.wave, RATE_HZ, prompt.tokens, prompt.phoneme_ids, own, mel_config)
+        return Manner(own, said)
 
-    def _tokens(self, sentences: list[PhonemisedText], prompt: Prompt, seed: int) -> list[Tensor]:
-        """The tokens of each sentence, several sentences decoded together."""
-        # Tokens whose phonemes are unknown would be taken for those of the sentence, so they are left out.
+    def _spoken_tokens(
+        self, pieces: list[PhonemisedText], prompt: Prompt, seed: int, sampling: Sampling | None
+    ) -> Iterator[tuple[PhonemisedText, Tensor]]:
+        """Each piece with its tokens (S,), several pieces decoded together."""
+        sampling = sampling or self.sampling
+        # Tokens whose phonemes are unknown would be taken for those of the piece, so they are left out.
         written = len(prompt.phoneme_ids) > 0
         pace = len(prompt.tokens) / len(prompt.phoneme_ids) if written else None
-        bounds = [self.sampling.most_tokens(len(sentence.ids), pace) for sentence in sentences]
-        asked = [
-            Sentence(
-                phoneme_ids=torch.cat([prompt.phoneme_ids, torch.tensor(sentence.ids)]).to(self.device),
-                text_vectors=self._text_vectors(sentence, prompt),
-                prompt_tokens=prompt.tokens.to(self.device) if written else None,
-                clocks=clocks_of(generator_of(seed, number, "tokens")),
-                most_tokens=bound + self.upstream_bound,
-            )
-            for number, (sentence, bound) in enumerate(zip(sentences, bounds, strict=True))
-        ]
-        spoken: list[Tensor] = []
-        for start in range(0, len(asked), SENTENCES_AT_ONCE):
-            spoken += sample_sentences(self.text_to_semantic, asked[start : start + SENTENCES_AT_ONCE], self.sampling)
-        return [tokens[-bound:] for tokens, bound in zip(spoken, bounds, strict=True)]
+        for start, end in _groups(len(pieces)):
+            bounds = [sampling.most_tokens(len(piece.ids), pace) for piece in pieces[start:end]]
+            asked = [
+                Sentence(
+                    phoneme_ids=torch.cat([prompt.phoneme_ids, torch.tensor(piece.ids)]).to(self.device),
+                    text_vectors=self._text_vectors(piece, prompt),
+                    prompt_tokens=prompt.tokens.to(self.device) if written else None,
+                    clocks=clocks_of(generator_of(seed, number, "tokens")),
+                    most_tokens=bound + self.upstream_bound,
+                )
+                for number, (piece, bound) in enumerate(zip(pieces[start:end], bounds, strict=True), start)
+            ]
+            spoken = sample_sentences(self.text_to_semantic, asked, sampling)
+            for piece, tokens, bound in zip(pieces[start:end], spoken, bounds, strict=True):
+                yield piece, tokens[-bound:]
 
-    def _text_vectors(self, sentence: PhonemisedText, prompt: Prompt) -> Tensor | None:
-        """(P, W) of the Prompt's text and the sentence; zeros where one has none, None where both have none."""
-        own = _tensor(text_vectors_of(self.base, sentence))
+    def _text_vectors(self, piece: PhonemisedText, prompt: Prompt) -> Tensor | None:
+        """(P, W) of the Prompt's text and the piece; zeros where one has none, None where both have none."""
+        own = _tensor(text_vectors_of(self.base, piece))
         if own is None and prompt.text_vectors is None:
             return None
         width = self.base.text_to_semantic.config.text_vector_width
         parts = [
             vectors.float() if vectors is not None else torch.zeros(length, width)
-            for vectors, length in ((prompt.text_vectors, len(prompt.phoneme_ids)), (own, len(sentence.ids)))
+            for vectors, length in ((prompt.text_vectors, len(prompt.phoneme_ids)), (own, len(piece.ids)))
         ]
         return torch.cat(parts).to(self.device)
 
-    def _flow(self, steps: int | None, guidance: float | None) -> tuple[int, float]:
+    def flow_of(self, steps: int | None, guidance: float | None) -> tuple[int, float]:
         """Steps and guidance of the flow, those of the release where they are not given."""
         if isinstance(self.acoustic, SemanticToWave) and (steps is not None or guidance is not None):
             raise ValueError(f"steps and guidance belong to v3 and v4; {self.base.release} speaks without them")
         return self.base.spec.sampling_steps if steps is None else steps, guidance or 0.0
 
     @torch.no_grad()
-    def _decode(
+    def decode(
         self,
         tokens: Tensor,
         phoneme_ids: Tensor,
-        manner: "_Manner",
+        manner: "Manner",
         speed: float,
         flow: tuple[int, float],
         generator: torch.Generator,
     ) -> np.ndarray:
-        """The wave (T,) of one sentence's tokens (S,) and phonemes (P,)."""
+        """The wave (T,) of one piece's tokens (S,) and phonemes (P,)."""
         ids, timbre = phoneme_ids[None], manner.timbre
         if isinstance(self.acoustic, SemanticToWave):
             wave = self.acoustic.decode(tokens[None], ids, timbre=timbre, speed=speed, generator=generator)
@@ -357,11 +450,19 @@ class Synthesiser:
 
 
 @dataclass(frozen=True)
-class _Manner:
+class Manner:
     """What decoding needs of a Prompt: its timbre (1, G, 1), and in v3 and v4 what was said last."""
 
     timbre: Tensor
     said: MelPrompt | None = None
+
+
+def _groups(pieces: int) -> Iterator[tuple[int, int]]:
+    """First and end of those that are decoded together: few at first, many after."""
+    start, size = 0, PIECES_AT_FIRST
+    while start < pieces:
+        yield start, min(pieces, start + size)
+        start, size = start + size, PIECES_AT_ONCE
 
 
 def _tensor(array: np.ndarray | None) -> Tensor | None:

@@ -149,6 +149,24 @@ class BatchOrder:
         chosen = int(torch.randperm(batches, generator=draw)[place])
         return ranked[chosen * count // batches : (chosen + 1) * count // batches]
 
+    def parts(self, chosen: Sequence[int], *, accumulate: int, most_frames: int) -> list[list[int]]:
+        """`chosen` clips as the parts they are computed in: at least `accumulate` where there are as many clips, none
+        beyond `most_frames` padded columns (0: no bound) unless it is a single clip. Similar lengths stay together."""
+        ranked = sorted(chosen, key=lambda index: (-self.lengths[index], index))
+        count = min(max(1, accumulate), len(ranked))
+        parts = []
+        for number in range(count):
+            part: list[int] = []
+            for index in ranked[number * len(ranked) // count : (number + 1) * len(ranked) // count]:
+                # The first is the longest, and decides how far the others are padded.
+                longest = padded_length(self.lengths[part[0]]) if part else 0
+                if part and most_frames and (len(part) + 1) * longest > most_frames:
+                    parts.append(part)
+                    part = []
+                part.append(index)
+            parts.append(part)
+        return parts
+
 
 def collate_semantic(items: Sequence[TrainingItem]) -> SemanticBatch:
     """Items as one batch for the text-to-semantic network."""
@@ -183,7 +201,9 @@ def collate_wave(
     starts = starts or [0] * len(items)
     windows = [_window(item, config, start, longest) for item, start in zip(items, starts, strict=True)]
     lengths = torch.tensor([spectrogram.shape[-1] for _, spectrogram, _ in windows])
-    frames = max(_rounded(int(lengths.max())), shortest)
+    # Some padding in every batch: the reference encoder's two convolutions look four frames beyond the end, and a clip
+    # would otherwise depend on whether it is the longest.
+    frames = max(padded_length(int(lengths.max()) + 4), shortest)
     phoneme_ids, phoneme_lengths = _padded([item.phoneme_ids.long() for item in items])
     speaker_vectors = [item.speaker_vector for item in items if item.speaker_vector is not None]
     if speaker_vectors and len(speaker_vectors) < len(items):
@@ -223,7 +243,7 @@ def collate_mel(
     mels = [_mel(wave, config, mel_config) for _, _, wave in windows]
     lengths = torch.tensor([spectrogram.shape[-1] for _, spectrogram, _ in windows])
     # A whole frame of padding at least: the reference encoder's convolutions look a little beyond the end.
-    frames = _rounded(int(lengths.max()) + 1)
+    frames = padded_length(int(lengths.max()) + 1)
     mel_lengths = [
         min(mel.shape[-1], int(length * stretch)) for mel, length in zip(mels, lengths.tolist(), strict=True)
     ]
@@ -269,11 +289,12 @@ def _window(item: TrainingItem, config: SpectrogramConfig, start: int, longest: 
 
 def _padded(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     lengths = [len(row) for row in rows]
-    longest = _rounded(max(lengths))
+    longest = padded_length(max(lengths))
     return torch.stack([pad(row, (0, longest - len(row))) for row in rows]), torch.tensor(lengths)
 
 
-def _rounded(length: int) -> int:
+def padded_length(length: int) -> int:
+    """What a clip of `length` takes in a batch in which it is the longest."""
     return -(-length // GRAIN) * GRAIN
 
 
@@ -281,7 +302,7 @@ def _text_vectors(items: Sequence[TrainingItem]) -> Tensor | None:
     present = [item.text_vectors for item in items if item.text_vectors is not None]
     if not present:
         return None
-    longest, width = _rounded(max(len(item.phoneme_ids) for item in items)), present[0].shape[1]
+    longest, width = padded_length(max(len(item.phoneme_ids) for item in items)), present[0].shape[1]
     stacked = torch.zeros(len(items), longest, width)
     for row, item in enumerate(items):
         if item.text_vectors is not None:

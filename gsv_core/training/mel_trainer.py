@@ -2,7 +2,8 @@
 
 What makes tokens and reads phonemes stays frozen, so that every voice shares it; what turns their frames into the
 flow's condition is small and always trains whole. No gradient reaches the timbre, so that the reference encoder, which
-upstream counts among the trained parts, is left out here. Shapes as in `batches`.
+upstream counts among the trained parts, is left out here. The loss is the mean over the clips of the whole batch, in
+however many parts and on however many ranks it is computed. Shapes as in `batches`.
 """
 
 from collections.abc import Sequence
@@ -13,24 +14,39 @@ from torch import Tensor
 
 from gsv_core.audio.spectrogram import SpectrogramConfig
 from gsv_core.checkpoints.base import BaseModel
+from gsv_core.networks.dropout import clip_keys, follow_clips
 from gsv_core.networks.flow_matching import HALVINGS, SHORTCUT_SHARE, FlowDraws, prompt_lengths
 from gsv_core.networks.lora import FLOW_TARGETS, add_lora
-from gsv_core.networks.semantic_to_mel import SemanticToMel
+from gsv_core.networks.semantic_to_mel import LOUDEST_MEL, QUIETEST_MEL, SemanticToMel
+from gsv_core.training.augmentation import Augmentation
 from gsv_core.training.batches import MelBatch, TrainingItem, collate_mel, frames_of, whole_frames
-from gsv_core.training.draws import generator_of, seeded
+from gsv_core.training.draws import generator_of, seeded, stable_seed
+from gsv_core.training.losses import mel_loss
+from gsv_core.training.parallel import Reducer, part_of
 from gsv_core.training.schedules import PhasePlan, Trains
 from gsv_core.training.updates import (
+    add_up,
     autocast,
+    changed_parameters,
+    check_items,
     gradient_norm,
     identity_of,
+    parts_of,
+    restore_parameters,
     set_rates,
+    total,
     trainable_copy,
+    trained_parameters,
     weights_metadata,
 )
 
 CONDITION_SIDE = ("bridge", "wns1")
+PROJECTIONS = ("bridge", "wns1.pre", "wns1.enc.cond_layer", "wns1.proj")
 HELD_OUT_TIMES = (1 / 6, 1 / 2, 5 / 6)
 """Of the way from noise to mel, at which the velocity for held-out clips is compared."""
+MOST_SPOKEN = 4
+"""Held-out clips that are spoken at a save: each is sampled whole."""
+SPOKEN_STEPS = 8
 
 
 def trained_modules(trains: Trains) -> list[str]:
@@ -44,7 +60,7 @@ def trained_modules(trains: Trains) -> list[str]:
         # The text side is frozen in any case.
         Trains.ACOUSTIC_SIDE: [*CONDITION_SIDE, "cfm"],
         Trains.LOW_RANK: [*CONDITION_SIDE],
-        Trains.PROJECTIONS: [*CONDITION_SIDE],
+        Trains.PROJECTIONS: [*PROJECTIONS],
         Trains.NOTHING: [],
     }
     if trains not in modules:
@@ -56,8 +72,18 @@ class MelTrainer:
     """The semantic-to-mel network of one voice, its optimiser, and how far they are. The base stays as it is."""
 
     phase = "wave"
+    score = "flow"
 
-    def __init__(self, base: BaseModel, plan: PhasePlan, *, voice: str, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        base: BaseModel,
+        plan: PhasePlan,
+        *,
+        voice: str,
+        device: torch.device | str = "cpu",
+        reducer: Reducer | None = None,
+    ) -> None:
+        self.reducer = reducer
         self.plan = plan
         self.voice = voice
         self.device = torch.device(device)
@@ -81,7 +107,11 @@ class MelTrainer:
             with seeded(plan.seed, voice, self.phase, "adapters", device=torch.device("cpu")):
                 add_lora(network.cfm, FLOW_TARGETS, rank=plan.rank)
         self.network = network.to(self.device)
-        self.trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
+        self.dropout = follow_clips(self.network)
+        # Where shortcuts train, the estimator runs three times for a batch.
+        self.network.cfm.estimator.register_forward_pre_hook(self._count_pass)
+        self.augmentation = Augmentation(base, plan, voice=voice, phase=self.phase) if plan.augment else None
+        self.trained = trained_parameters(network)
         self.optimiser = (
             torch.optim.AdamW(
                 [{"params": list(self.trained.values()), "share": 1.0}],
@@ -95,11 +125,17 @@ class MelTrainer:
             else None
         )
 
+    def check(self, items: Sequence[TrainingItem]) -> None:
+        config = self.network.config
+        check_items(items, self.base.release, phonemes=config.phoneme_count, content_width=config.content_width)
+
     def length(self, item: TrainingItem) -> int:
         return min(frames_of(item, self.spectrogram.hop), self.plan.longest_frames)
 
     def collate(self, items: Sequence[TrainingItem]) -> MelBatch:
         """`items` as the batch of the next step: of a long clip a window, drawn anew in each step."""
+        if self.augmentation is not None:
+            items = [self.augmentation.varied(item, self.steps_done) for item in items]
         return self._collate(items, [self._draw_start(item) for item in items])
 
     def _collate(self, items: Sequence[TrainingItem], starts: Sequence[int]) -> MelBatch:
@@ -117,24 +153,45 @@ class MelTrainer:
         draw = generator_of(self.plan.seed, self.voice, self.phase, self.steps_done, item.clip_id, "window")
         return int(torch.randint(room + 1, (), generator=draw)) * self.grain
 
-    def step(self, batch: MelBatch) -> dict[str, float]:
-        """Train on `batch`; without a finite gradient the weights stay and the step counts as skipped."""
+    def step(self, batch: MelBatch | Sequence[MelBatch]) -> dict[str, float]:
+        """Train on `batch`, or on its parts; without a finite gradient the weights stay and the step is skipped."""
         assert self.optimiser is not None, "a plan without steps has no step to take"
-        draws = self._draws(batch)
+        parts = parts_of(batch)
         rate = set_rates(self.optimiser, self.steps_done, self.plan)
-        self.network.train()
-        with seeded(self.plan.seed, self.voice, self.phase, self.steps_done, "dropout", device=self.device):
-            loss = self._losses(batch, draws).mean()
+        if not self.network.training:  # to say it to every module costs as much as a small layer
+            self.network.train()
+        (clips,) = total([float(sum(len(part.clip_ids) for part in parts))], self.reducer)
 
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        losses = [self._learn(part, clips) for part in parts]
+        add_up(self.trained.values(), self.reducer)
         norm = gradient_norm(self.trained.values())
         if torch.isfinite(norm):
             self.optimiser.step()
         else:
             self.skipped += 1
         self.steps_done += 1
-        return {"flow": loss.item(), "gradient_norm": norm.item(), "learning_rate": rate}
+        (loss,) = total([sum(losses)], self.reducer)
+        return {"flow": loss, "gradient_norm": norm.item(), "learning_rate": rate}
+
+    def _learn(self, part: MelBatch, clips: float) -> float:
+        """Add the gradients of one part of the batch of `clips`; its share of the loss."""
+        own = (self.plan.seed, self.voice, self.phase, self.steps_done)
+        self.dropout.clips = clip_keys([stable_seed(*own, clip, "dropout") for clip in part.clip_ids], self.device)
+        self.dropout.passes = 0
+        loss = self._losses(part, self._draws(part), self._reference(part)).sum() / clips
+        loss.backward()
+        return loss.item()
+
+    def _count_pass(self, *_: object) -> None:
+        self.dropout.passes += 1
+
+    def _reference(self, batch: MelBatch) -> Tensor | None:
+        """What the timbre is taken from where it is not the spectrogram itself: (B, F, L)."""
+        if self.augmentation is None:
+            return None
+        noisy = self.augmentation.noisy(batch.spectrogram, batch.lengths, batch.clip_ids, self.steps_done)
+        return noisy.to(self.device)
 
     @torch.no_grad()
     def evaluate(self, items: Sequence[TrainingItem]) -> dict[str, float]:
@@ -144,7 +201,7 @@ class MelTrainer:
         """
         self.network.eval()
         flow = 0.0
-        ordered = sorted(items, key=self.length)
+        ordered = part_of(sorted(items, key=self.length), self.reducer)
         for start in range(0, len(ordered), self.plan.batch_size):
             some = ordered[start : start + self.plan.batch_size]
             batch = self._collate(some, [0] * len(some))
@@ -154,9 +211,41 @@ class MelTrainer:
                     time=torch.full((len(some),), time), noise=noise, prompt_lengths=batch.mel_lengths // 3
                 )
                 flow += self._losses(batch, draws).sum().item() / len(items) / len(HELD_OUT_TIMES)
-        return {"flow": flow}
+        return {"flow": total([flow], self.reducer)[0]}
 
-    def _losses(self, batch: MelBatch, draws: FlowDraws) -> Tensor:
+    @torch.no_grad()
+    def speak(self, items: Sequence[TrainingItem]) -> dict[str, float]:
+        """Mel distance, in natural logarithms, of clips sampled from their own tokens behind a prompt of a third; lower
+        is better. Unlike the flow's error it is that of the whole way from noise to mel."""
+        self.network.eval()
+        chosen = sorted(items, key=lambda item: item.clip_id)[:MOST_SPOKEN]
+        distance = 0.0
+        for item in part_of(chosen, self.reducer):
+            batch = self._collate([item], [0])
+            noise = self._noise(batch, "held-out").to(self.device)
+            batch = batch.to(self.device)
+            frames, mel_frames = int(batch.lengths[0]), int(batch.mel_lengths[0])
+            with autocast(self.device):
+                condition = self.network.condition(
+                    self.network.encode_tokens(batch.content[..., :frames]),
+                    batch.phoneme_ids[:, : int(batch.phoneme_lengths[0])],
+                    self.network.timbre(batch.spectrogram[..., :frames]),
+                )
+                mel_frames = min(mel_frames, condition.shape[2])
+                known = mel_frames // 3
+                spoken = self.network.sample(
+                    condition[..., :mel_frames],
+                    torch.tensor([mel_frames], device=self.device),
+                    batch.mel[..., :known],
+                    steps=SPOKEN_STEPS,
+                    noise=noise[..., :mel_frames],
+                )
+            half_range = (LOUDEST_MEL - QUIETEST_MEL) / 2
+            recorded = batch.mel[..., known:mel_frames]
+            distance += mel_loss(recorded, spoken[..., known:].float()).item() * half_range
+        return {"spoken_mel": total([distance], self.reducer)[0] / len(chosen)}
+
+    def _losses(self, batch: MelBatch, draws: FlowDraws, reference: Tensor | None = None) -> Tensor:
         """(B,)."""
         batch, draws = batch.to(self.device), draws.to(self.device)
         with autocast(self.device):
@@ -169,6 +258,8 @@ class MelTrainer:
                 batch.phoneme_ids,
                 batch.phoneme_lengths,
                 draws=draws,
+                reference=reference,
+                recompute=self.plan.checkpoint_layers and torch.is_grad_enabled(),
             )
         assert isinstance(losses, Tensor)
         return losses
@@ -181,13 +272,16 @@ class MelTrainer:
         time = torch.stack([torch.rand((), generator=draw) for draw in own])
         shares = torch.stack([torch.rand((), generator=draw) for draw in own])
         halvings = torch.stack([torch.randint(HALVINGS.start, HALVINGS.stop, (), generator=draw) for draw in own])
-        shortcut = bool(torch.rand((), generator=generator_of(*step, "shortcut")) < SHORTCUT_SHARE)
         return FlowDraws(
             time=time,
             noise=self._noise(batch, *step),
             prompt_lengths=prompt_lengths(shares, batch.mel_lengths),
-            halvings=halvings if shortcut else None,
+            halvings=halvings if self._shortcut_now() else None,
         )
+
+    def _shortcut_now(self) -> bool:
+        draw = generator_of(self.plan.seed, self.voice, self.phase, self.steps_done, "shortcut")
+        return bool(torch.rand((), generator=draw) < SHORTCUT_SHARE)
 
     def _noise(self, batch: MelBatch, *parts: str | int) -> Tensor:
         """(B, M, N), zero in the padding; a clip's own does not depend on the batch it is in."""
@@ -199,12 +293,7 @@ class MelTrainer:
 
     def weights(self) -> dict[str, Tensor]:
         """Whole tensors that differ from the base's, and LoRA's factors where they add something."""
-        before = self.base.mel_networks()[0].state_dict()
-        now = {name: tensor.detach().cpu() for name, tensor in self.trained.items()}
-        used = {name for name, tensor in now.items() if name.endswith(".lora_B") and bool(tensor.any())}
-        used |= {name.removesuffix("B") + "A" for name in used}
-        changed = {name for name in now.keys() & before.keys() if not torch.equal(now[name], before[name].cpu())}
-        return {name: now[name].clone() for name in now if name in changed | used}
+        return changed_parameters(self.trained, self.base.acoustic)
 
     def metadata(self) -> dict[str, str]:
         described = weights_metadata(self.base.release, self.base.digest, self.phase, self.steps_done)
@@ -219,11 +308,7 @@ class MelTrainer:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
+        restore_parameters(self.trained, state["trained"])
         self.steps_done, self.skipped = state["steps_done"], state["skipped"]
-        if state["trained"].keys() != self.trained.keys():
-            raise ValueError("the checkpoint holds other weights than this plan trains; start the run again")
-        with torch.no_grad():
-            for name, tensor in self.trained.items():
-                tensor.copy_(state["trained"][name])
         if self.optimiser is not None:
             self.optimiser.load_state_dict(state["optimiser"])

@@ -35,6 +35,9 @@ class Schedule(StrEnum):
     """SoVITS as upstream trains it: a fixed decay per pass, applied once before the first."""
 
 
+_FROM_ONE = ("batch_size", "save_every", "evaluate_every", "longest_frames", "rank", "most_skipped", "accumulate")
+
+
 @dataclass(frozen=True, kw_only=True)
 class PhasePlan:
     """One phase, GPT or SoVITS, of one voice. `steps` counts optimiser steps; 0 leaves the base as it is."""
@@ -63,14 +66,31 @@ class PhasePlan:
     """SoVITS: rate of the text side as a share of the rest's."""
     most_skipped: int = 10
     """Steps without a finite gradient before the run is given up."""
+    accumulate: int = 1
+    """Parts that a batch is computed in, one behind the other, to need less memory: gradients add up, and the result is
+    that of the whole batch."""
+    most_frames: int = 0
+    """Most padded columns of a part (GPT: phonemes and tokens, SoVITS: frames), whatever number of clips that is; 0
+    sets no bound. One clip is never divided."""
+    checkpoint_layers: bool = False
+    """Keep no activations of GPT's and the flow's layers and of SoVITS's decoder, and compute them again in the
+    backward pass: a third more time, the same numbers."""
+    patience: int = 0
+    """End after this many evaluations of the held-out clips without a better one than the best; 0 trains all steps."""
+    preference: bool = False
+    """GPT: also prefer the real tokens of a clip to ones with a span repeated or missing (upstream's DPO option)."""
+    augment: bool = False
+    """SoVITS: vary speed and level of the clips, and the noise in what shows the timbre (`augmentation`)."""
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "save_every", "evaluate_every", "longest_frames", "rank", "most_skipped"):
+        for name in _FROM_ONE:
             if getattr(self, name) < 1:
                 raise ValueError(f"plan: {name} must be at least 1, got {getattr(self, name)}")
         if self.steps < 0 or self.warm_up_steps < 0:
             raise ValueError(f"plan: steps and warm_up_steps count from 0, got {self.steps} and {self.warm_up_steps}")
+        if self.most_frames < 0 or self.patience < 0:
+            raise ValueError(f"plan: most_frames and patience count from 0, got {self.most_frames} and {self.patience}")
         if not self.learning_rate > 0 or not self.gradient_clip > 0:
             raise ValueError(
                 f"plan: learning_rate and gradient_clip must be positive, got {self.learning_rate} and "
@@ -89,6 +109,10 @@ class PhasePlan:
     def record(self) -> dict[str, Any]:
         """The plan as JSON values."""
         return asdict(self) | {"trains": str(self.trains), "schedule": str(self.schedule)}
+
+
+MEMORY_FIELDS = ("accumulate", "most_frames", "checkpoint_layers")
+"""Of a plan: how a step is computed, not what it gives. A run may go on with others on another machine."""
 
 
 def rate_share(step: int, plan: PhasePlan) -> float:

@@ -2,11 +2,12 @@
 
 Least-squares adversarial loss, feature matching, 45 x mel distance and the divergence of prior and posterior, with
 AdamW (Kim et al. 2021, arXiv:2106.06103). The quantizer and the projection before it stay frozen, so that every voice
-shares its tokens; the text side learns more slowly. Shapes as in `batches`; N frames of a segment.
+shares its tokens; the text side learns more slowly. Every loss is a mean over the clips or frames of the whole batch,
+in however many parts and on however many ranks it is computed. Shapes as in `batches`; N frames of a segment.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,10 +17,12 @@ from gsv_core.audio.spectrogram import SpectrogramConfig, mel_of_linear, mel_spe
 from gsv_core.checkpoints.base import BaseModel
 from gsv_core.checkpoints.releases import RELEASES
 from gsv_core.networks.discriminators import Discriminators, judge_both
+from gsv_core.networks.dropout import clip_keys, follow_clips
 from gsv_core.networks.layers import slice_frames
 from gsv_core.networks.semantic_to_wave import SemanticToWave, WaveForward
+from gsv_core.training.augmentation import Augmentation
 from gsv_core.training.batches import TrainingItem, WaveBatch, collate_wave, frames_of
-from gsv_core.training.draws import generator_of, seeded
+from gsv_core.training.draws import generator_of, stable_seed
 from gsv_core.training.losses import (
     discriminator_loss,
     feature_matching_loss,
@@ -27,14 +30,21 @@ from gsv_core.training.losses import (
     kl_loss,
     mel_loss,
 )
+from gsv_core.training.parallel import Reducer, part_of
 from gsv_core.training.schedules import PhasePlan, Trains
 from gsv_core.training.updates import (
+    add_up,
     autocast,
-    changed_tensors,
+    changed_parameters,
+    check_items,
     gradient_norm,
     identity_of,
+    parts_of,
+    restore_parameters,
     set_rates,
+    total,
     trainable_copy,
+    trained_parameters,
     under,
     weights_metadata,
 )
@@ -56,6 +66,8 @@ TRAINING_ONLY = ("enc_q",)
 """The posterior encoder reads the recording's spectrogram; synthesis has none, so weights leave it out."""
 HELD_OUT_SEGMENTS = 3
 """Segments of each held-out clip that are compared, evenly spread."""
+MOST_SPOKEN = 4
+"""Held-out clips that are spoken from their tokens at a save: each is decoded whole."""
 
 
 def trained_modules(trains: Trains, network: SemanticToWave) -> list[str]:
@@ -93,12 +105,45 @@ class _Segments:
     generated_mel: Tensor
 
 
+@dataclass(frozen=True)
+class _Made:
+    """What the generator made of some clips, and the segments of it that are compared."""
+
+    forward: WaveForward
+    segments: _Segments
+
+
+_LOSSES = ("mel", "kl", "adversarial", "feature_matching")
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One part of a step: its clips with all that is random, and its share of the batch's clips and frames."""
+
+    batch: WaveBatch
+    noise: Tensor
+    starts: Tensor
+    reference: Tensor | None
+    share: float
+    frame_share: float
+
+
 class WaveTrainer:
     """Generator and discriminators of one voice, their optimisers, and how far they are. The base stays as it is."""
 
     phase = "wave"
+    score = "mel"
 
-    def __init__(self, base: BaseModel, plan: PhasePlan, *, voice: str, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        base: BaseModel,
+        plan: PhasePlan,
+        *,
+        voice: str,
+        device: torch.device | str = "cpu",
+        reducer: Reducer | None = None,
+    ) -> None:
+        self.reducer = reducer
         self.plan = plan
         self.voice = voice
         self.device = torch.device(device)
@@ -120,8 +165,12 @@ class WaveTrainer:
         assert isinstance(discriminators, Discriminators)
         self.network = network
         self.discriminators = discriminators
-        self.generator_parameters = [p for p in network.parameters() if p.requires_grad]
-        self.discriminator_parameters = [p for p in discriminators.parameters() if p.requires_grad]
+        self.dropout = follow_clips(network)
+        self.augmentation = Augmentation(base, plan, voice=voice, phase=self.phase) if plan.augment else None
+        self.trained = trained_parameters(network)
+        self.trained_judges = trained_parameters(discriminators)
+        self.generator_parameters = list(self.trained.values())
+        self.discriminator_parameters = list(self.trained_judges.values())
         self.generator_optimiser = self._optimiser(
             [
                 {"params": self._parameters(text_side=False), "share": 1.0},
@@ -146,11 +195,23 @@ class WaveTrainer:
             groups, lr=plan.learning_rate, betas=(0.8, 0.99), eps=1e-9, weight_decay=plan.weight_decay, fused=True
         )
 
+    def check(self, items: Sequence[TrainingItem]) -> None:
+        config = self.network.config
+        check_items(
+            items,
+            self.base.release,
+            phonemes=config.phoneme_count,
+            content_width=config.content_width,
+            speaker_vector_width=config.speaker_vector_width,
+        )
+
     def length(self, item: TrainingItem) -> int:
         return min(frames_of(item, self.spectrogram.hop), self.plan.longest_frames)
 
     def collate(self, items: Sequence[TrainingItem]) -> WaveBatch:
         """`items` as the batch of the next step: of a long clip a window, drawn anew in each step."""
+        if self.augmentation is not None:
+            items = [self.augmentation.varied(item, self.steps_done) for item in items]
         starts = [
             self._draw_start(item.clip_id, "window", (frames_of(item, self.spectrogram.hop) - self.length(item)) // 2)
             * 2
@@ -159,6 +220,8 @@ class WaveTrainer:
         return self._collate(items, starts)
 
     def _collate(self, items: Sequence[TrainingItem], starts: Sequence[int]) -> WaveBatch:
+        if self.network.config.speaker_vector_width is None:
+            items = [replace(item, speaker_vector=None) for item in items]
         return collate_wave(
             items,
             self.spectrogram,
@@ -167,56 +230,95 @@ class WaveTrainer:
             longest=self.plan.longest_frames,
         )
 
-    def step(self, batch: WaveBatch) -> dict[str, float]:
-        """Train both on `batch`; where a gradient is not finite the weights stay and the step counts as skipped."""
+    def step(self, batch: WaveBatch | Sequence[WaveBatch]) -> dict[str, float]:
+        """Train both on `batch`, or on its parts; where a gradient is not finite the weights stay and the step counts
+        as skipped."""
         assert self.generator_optimiser is not None, "a plan without steps has no step to take"
         assert self.discriminator_optimiser is not None, "a plan without steps has no step to take"
-        starts = self._draw_starts(batch)
-        noise = self._noise(batch, self.plan.seed, self.voice, self.phase, self.steps_done)
-        batch, noise, starts = batch.to(self.device), noise.to(self.device), starts.to(self.device)
+        parts = self._parts(parts_of(batch))
         rate = set_rates(self.generator_optimiser, self.steps_done, self.plan)
         set_rates(self.discriminator_optimiser, self.steps_done, self.plan)
         self.network.train()
-        with (
-            seeded(self.plan.seed, self.voice, self.phase, self.steps_done, "dropout", device=self.device),
-            autocast(self.device),
-        ):
-            forward = self._forward(batch, noise, starts)
-        segments = self._segments(batch, forward)
+        # What a single part was judged by is also what the generator learns from; of several, each is made again then.
+        made = self._made(parts[0]) if len(parts) == 1 else None
 
-        with autocast(self.device):
-            judged = judge_both(self.discriminators, segments.recorded, segments.generated.detach())
-        discriminator = discriminator_loss(*judged)
         self.discriminator_optimiser.zero_grad(set_to_none=True)
-        discriminator.backward()
+        judged = [self._learn_to_judge(part, made) for part in parts]
+        add_up(self.discriminator_parameters, self.reducer)
         finite = self._update(self.discriminator_optimiser, gradient_norm(self.discriminator_parameters))
 
         self.discriminators.requires_grad_(False)
-        with autocast(self.device):
-            with torch.no_grad():
-                recorded = self.discriminators(segments.recorded)
-            generated = self.discriminators(segments.generated)
-        adversarial = generator_loss(generated)
-        matching = feature_matching_loss(recorded, generated)
-        mel = mel_loss(segments.recorded_mel, segments.generated_mel)
-        kl = _divergence(forward)
         self.generator_optimiser.zero_grad(set_to_none=True)
-        (adversarial + matching + MEL_WEIGHT * mel + kl).backward()
+        losses = [self._learn_to_speak(part, made) for part in parts]
         self.discriminators.requires_grad_(True)
+        add_up(self.generator_parameters, self.reducer)
         norm = gradient_norm(self.generator_parameters)
         finite = self._update(self.generator_optimiser, norm) and finite
 
         self.skipped += not finite
         self.steps_done += 1
-        return {
-            "mel": mel.item(),
-            "kl": kl.item(),
-            "adversarial": adversarial.item(),
-            "feature_matching": matching.item(),
-            "discriminator": discriminator.item(),
-            "gradient_norm": norm.item(),
-            "learning_rate": rate,
-        }
+        columns = [sum(column) for column in zip(*losses, strict=True)] or [0.0] * len(_LOSSES)
+        summed = total([*columns, sum(judged)], self.reducer)
+        numbers = dict(zip((*_LOSSES, "discriminator"), summed, strict=True))
+        return numbers | {"gradient_norm": norm.item(), "learning_rate": rate}
+
+    def _parts(self, batches: Sequence[WaveBatch]) -> list[_Part]:
+        counts = [float(sum(len(b.clip_ids) for b in batches)), float(sum(int(b.lengths.sum()) for b in batches))]
+        clips, frames = total(counts, self.reducer)
+        return [
+            _Part(
+                batch=batch.to(self.device),
+                noise=self._noise(batch, self.plan.seed, self.voice, self.phase, self.steps_done).to(self.device),
+                starts=self._draw_starts(batch).to(self.device),
+                reference=self._reference(batch),
+                share=len(batch.clip_ids) / clips,
+                frame_share=int(batch.lengths.sum()) / frames,
+            )
+            for batch in batches
+        ]
+
+    def _reference(self, batch: WaveBatch) -> Tensor | None:
+        """What the timbre is taken from where it is not the spectrogram itself: (B, F, L)."""
+        if self.augmentation is None:
+            return None
+        noisy = self.augmentation.noisy(batch.spectrogram, batch.lengths, batch.clip_ids, self.steps_done)
+        return noisy.to(self.device)
+
+    def _made(self, part: _Part) -> _Made:
+        """What the generator makes of one part; the same however often it is made in a step."""
+        keys = (self.plan.seed, self.voice, self.phase, self.steps_done)
+        self.dropout.clips = clip_keys(
+            [stable_seed(*keys, clip, "dropout") for clip in part.batch.clip_ids], self.device
+        )
+        with autocast(self.device):
+            forward = self._forward(part.batch, part.noise, part.starts, part.reference)
+        return _Made(forward, self._segments(part.batch, forward))
+
+    def _learn_to_judge(self, part: _Part, made: _Made | None) -> float:
+        """Add the discriminators' gradients of one part."""
+        if made is None:
+            with torch.no_grad():
+                made = self._made(part)
+        with autocast(self.device):
+            judged = judge_both(self.discriminators, made.segments.recorded, made.segments.generated.detach())
+        loss = discriminator_loss(*judged) * part.share
+        loss.backward()
+        return loss.item()
+
+    def _learn_to_speak(self, part: _Part, made: _Made | None) -> tuple[float, ...]:
+        """Add the generator's gradients of one part; its share of each of `_LOSSES`."""
+        made = made or self._made(part)
+        segments = made.segments
+        with autocast(self.device):
+            with torch.no_grad():
+                recorded = self.discriminators(segments.recorded)
+            generated = self.discriminators(segments.generated)
+        adversarial = generator_loss(generated) * part.share
+        matching = feature_matching_loss(recorded, generated) * part.share
+        mel = mel_loss(segments.recorded_mel, segments.generated_mel) * part.share
+        kl = _divergence(made.forward) * part.frame_share
+        (adversarial + matching + MEL_WEIGHT * mel + kl).backward()
+        return mel.item(), kl.item(), adversarial.item(), matching.item()
 
     def _update(self, optimiser: torch.optim.Optimizer, norm: Tensor) -> bool:
         """Step unless the gradient is not finite; whether it stepped."""
@@ -233,7 +335,7 @@ class WaveTrainer:
         """
         self.network.eval()
         mel = kl = 0.0
-        ordered = sorted(items, key=self.length)
+        ordered = part_of(sorted(items, key=self.length), self.reducer)
         for start in range(0, len(ordered), self.plan.batch_size):
             some = ordered[start : start + self.plan.batch_size]
             batch = self._collate(some, [0] * len(some))
@@ -248,9 +350,38 @@ class WaveTrainer:
                 share = len(batch.clip_ids) / len(items) / HELD_OUT_SEGMENTS
                 mel += share * mel_loss(segments.recorded_mel, segments.generated_mel).item()
                 kl += share * _divergence(forward).item()
+        mel, kl = total([mel, kl], self.reducer)
         return {"mel": mel, "kl": kl}
 
-    def _forward(self, batch: WaveBatch, noise: Tensor, starts: Tensor) -> WaveForward:
+    @torch.no_grad()
+    def speak(self, items: Sequence[TrainingItem]) -> dict[str, float]:
+        """Mel distance of clips spoken from their own tokens and timbre, as synthesis does; lower is better.
+
+        Unlike the mel distance of `evaluate`, where the recording itself supplies the latent, this is also that of the
+        prior: it grows where the network learns the clips by heart.
+        """
+        self.network.eval()
+        chosen = sorted(items, key=lambda item: item.clip_id)[:MOST_SPOKEN]
+        distance = 0.0
+        for item in part_of(chosen, self.reducer):
+            batch = self._collate([item], [0]).to(self.device)
+            frames = int(batch.lengths[0])
+            spectrogram = batch.spectrogram[..., :frames]
+            with autocast(self.device):
+                wave = self.network.decode(
+                    self.network.encode_tokens(batch.content[..., :frames]),
+                    batch.phoneme_ids[:, : int(batch.phoneme_lengths[0])],
+                    [spectrogram],
+                    None if batch.speaker_vectors is None else [batch.speaker_vectors],
+                    noise_scale=0.0,
+                )
+            spoken = mel_spectrogram(wave.float()[:, 0], self.spectrogram)
+            recorded = mel_of_linear(spectrogram, self.spectrogram)
+            common = min(spoken.shape[2], recorded.shape[2])
+            distance += mel_loss(recorded[..., :common], spoken[..., :common]).item()
+        return {"spoken_mel": total([distance], self.reducer)[0] / len(chosen)}
+
+    def _forward(self, batch: WaveBatch, noise: Tensor, starts: Tensor, reference: Tensor | None = None) -> WaveForward:
         forward = self.network(
             batch.content,
             batch.spectrogram,
@@ -260,6 +391,8 @@ class WaveTrainer:
             batch.speaker_vectors,
             noise=noise,
             slice_starts=starts,
+            reference=reference,
+            recompute=self.plan.checkpoint_layers and torch.is_grad_enabled(),
         )
         assert isinstance(forward, WaveForward)
         return forward
@@ -294,7 +427,7 @@ class WaveTrainer:
         return noise
 
     def weights(self) -> dict[str, Tensor]:
-        changed = changed_tensors(self.network, self.base.acoustic)
+        changed = changed_parameters(self.trained, self.base.acoustic)
         return {name: tensor for name, tensor in changed.items() if not under(name, TRAINING_ONLY)}
 
     def metadata(self) -> dict[str, str]:
@@ -304,8 +437,8 @@ class WaveTrainer:
         return {
             "steps_done": self.steps_done,
             "skipped": self.skipped,
-            "network": self.network.state_dict(),
-            "discriminators": self.discriminators.state_dict(),
+            "trained": {name: tensor.detach() for name, tensor in self.trained.items()},
+            "discriminators": {name: tensor.detach() for name, tensor in self.trained_judges.items()},
             "generator_optimiser": self.generator_optimiser.state_dict() if self.generator_optimiser else {},
             "discriminator_optimiser": (
                 self.discriminator_optimiser.state_dict() if self.discriminator_optimiser else {}
@@ -313,9 +446,9 @@ class WaveTrainer:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
+        restore_parameters(self.trained, state["trained"])
+        restore_parameters(self.trained_judges, state["discriminators"])
         self.steps_done, self.skipped = state["steps_done"], state["skipped"]
-        self.network.load_state_dict(state["network"])
-        self.discriminators.load_state_dict(state["discriminators"])
         if self.generator_optimiser is not None and self.discriminator_optimiser is not None:
             self.generator_optimiser.load_state_dict(state["generator_optimiser"])
             self.discriminator_optimiser.load_state_dict(state["discriminator_optimiser"])

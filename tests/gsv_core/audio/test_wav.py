@@ -6,7 +6,7 @@ import wave
 import numpy as np
 import pytest
 
-from gsv_core.audio.wav import read_wav, wav_bytes
+from gsv_core.audio.wav import endless_header, pcm_bytes, read_wav, sized_header, wav_bytes
 
 
 def test_wav_bytes_come_back_as_they_were() -> None:
@@ -16,6 +16,17 @@ def test_wav_bytes_come_back_as_they_were() -> None:
     assert back.dtype == np.float32
     highest = 32767 / 32768
     assert back.tolist() == [0.0, 0.5, -1.0, 0.25, highest, highest]
+
+
+def test_a_header_before_samples_that_are_still_to_come() -> None:
+    samples = np.sin(np.arange(1000) / 7)
+    whole = wav_bytes(samples, 24_000)
+    assert sized_header(24_000, 1000) + pcm_bytes(samples) == whole
+    endless = endless_header(24_000) + pcm_bytes(samples)
+    assert endless[44:] == whole[44:]
+    back, rate_hz = read_wav(endless)
+    assert rate_hz == 24_000
+    assert np.array_equal(back, read_wav(whole)[0])
 
 
 def test_a_stereo_or_truncated_wav_is_read_as_far_as_it_goes() -> None:

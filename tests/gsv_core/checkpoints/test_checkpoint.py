@@ -1,9 +1,11 @@
 import pickle
+import resource
+import signal
 
 import pytest
 import torch
 
-from gsv_core.checkpoints.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
+from gsv_core.checkpoints.checkpoint import Checkpoint, SaveError, latest_checkpoint, save_checkpoint
 
 IDENTITY = {"voice": "anna", "release": "nano"}
 
@@ -46,3 +48,57 @@ def test_nothing_in_a_file_is_executed(tmp_path, capsys):
     with pytest.raises(ValueError, match=r"step-000001\.pt cannot be read as a checkpoint"):
         latest_checkpoint(tmp_path, IDENTITY)
     assert capsys.readouterr().out == ""
+
+
+def test_a_damaged_newest_is_passed_over(tmp_path):
+    for step in (9, 10):
+        save_checkpoint(tmp_path, checkpoint(step))
+    (tmp_path / "step-000010.pt").write_bytes((tmp_path / "step-000010.pt").read_bytes()[:50])
+    assert latest_checkpoint(tmp_path, IDENTITY).step == 9
+    (tmp_path / "step-000009.pt").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"step-000010\.pt cannot be read as a checkpoint, nor can an older one"):
+        latest_checkpoint(tmp_path, IDENTITY)
+
+
+class _Failing:
+    """A `torch.save` that fails so many times, as a full disk makes it."""
+
+    def __init__(self, times, error):
+        self.times, self.error, self.save = times, error, torch.save
+
+    def __call__(self, content, path):
+        self.times -= 1
+        if self.times >= 0:
+            raise self.error
+        self.save(content, path)
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("file write failed")])
+def test_a_storage_that_fails_is_asked_again(tmp_path, monkeypatch, error):
+    monkeypatch.setattr("gsv_core.checkpoints.checkpoint.PAUSES_S", (0.0, 0.0))
+    save_checkpoint(tmp_path, checkpoint(9))
+    monkeypatch.setattr(torch, "save", _Failing(2, error))
+    save_checkpoint(tmp_path, checkpoint(10))
+    assert latest_checkpoint(tmp_path, IDENTITY).step == 10
+    monkeypatch.setattr(torch, "save", _Failing(3, error))
+    with pytest.raises(SaveError, match=r"step-000011\.pt cannot be written .* run the same command again") as refusal:
+        save_checkpoint(tmp_path, checkpoint(11))
+    assert "\n" not in str(refusal.value)
+    # What was saved before is still there, and nothing half.
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000009.pt", "step-000010.pt"]
+
+
+def test_a_full_disk_is_a_failed_save(tmp_path, monkeypatch):
+    """Whatever torch makes of it, with the real file system's own refusal."""
+    monkeypatch.setattr("gsv_core.checkpoints.checkpoint.PAUSES_S", ())
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        big = Checkpoint(step=1, identity=IDENTITY, state={"weight": torch.zeros(100_000)}, records=[])
+        with pytest.raises(SaveError, match="cannot be written"):
+            save_checkpoint(tmp_path, big)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert list(tmp_path.iterdir()) == []

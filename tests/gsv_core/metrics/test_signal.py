@@ -3,7 +3,6 @@ import pytest
 
 from gsv_core.audio.resample import resample
 from gsv_core.metrics.signal import (
-    _warped_mean,
     bandwidth_hz,
     clipped_share,
     mel_cepstral_distance,
@@ -83,22 +82,3 @@ def test_mel_cepstral_distance_ignores_level_and_pace_but_not_content():
     slower, different = mel_cepstral_distance(wave, _sweep(2.6), RATE_HZ), mel_cepstral_distance(wave, noise, RATE_HZ)
     assert slower < 0.3 * different
     assert mel_cepstral_distance(noise, wave, RATE_HZ) == pytest.approx(different, rel=0.05)
-
-
-def _warped_by_definition(costs):
-    """The same recursion cell by cell."""
-    rows, columns = costs.shape
-    best = {}
-    for row in range(rows):
-        for column in range(columns):
-            before = [best.get((row - 1, column - 1)), best.get((row - 1, column)), best.get((row, column - 1))]
-            total, steps = min((entry for entry in before if entry), key=lambda entry: entry[0], default=(0.0, 0))
-            best[row, column] = (total + costs[row, column], steps + 1)
-    total, steps = best[rows - 1, columns - 1]
-    return total / steps
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (1, 7), (7, 1), (9, 5), (5, 9), (12, 12)])
-def test_warping_by_diagonals_equals_warping_cell_by_cell(shape):
-    costs = np.random.default_rng(sum(shape)).random(shape)
-    assert _warped_mean(costs) == pytest.approx(_warped_by_definition(costs))

@@ -50,7 +50,7 @@ def test_weight_norm_depends_on_the_direction_of_v_and_the_length_g():
 
 def test_convolutions_keep_their_promised_shapes():
     assert WeightNormConvTranspose1d(3, 2, 16, stride=10)(torch.zeros(1, 3, 7)).shape == (1, 2, 70)
-    assert WeightNormColumnConv2d(1, 2, 5, stride=3, padding=2)(torch.zeros(4, 1, 9)).shape == (4, 2, 3)
+    assert WeightNormColumnConv2d(1, 2, 5, stride=3, padding=2)(torch.zeros(4, 9, 1)).shape == (4, 3, 2)
 
 
 def test_channel_layer_norm_normalises_over_channels():
@@ -78,7 +78,7 @@ def test_gated_stack_keeps_padding_out_and_reaches_every_weight():
     [
         (WeightNormConv1d(4, 6, 3, stride=2, padding=2, dilation=2, groups=2), (2, 4, 9)),
         (WeightNormConv1d(4, 6, 3, bias=False), (2, 4, 9)),
-        (WeightNormColumnConv2d(2, 3, 5, stride=3, padding=2), (4, 2, 9)),
+        (WeightNormColumnConv2d(2, 3, 5, stride=3, padding=2), (4, 9, 2)),
         (WeightNormConvTranspose1d(3, 2, 16, stride=10), (1, 3, 7)),
     ],
 )

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from gsv_core.audio.spectrogram import linear_spectrogram
 from gsv_core.checkpoints.base import load_published
 from gsv_core.checkpoints.releases import Release
 from gsv_core.checkpoints.weights import save_weights
@@ -12,7 +13,7 @@ from gsv_core.networks.layers import fold_weight_norm
 from gsv_core.synthesis import synthesiser as synthesiser_module
 from gsv_core.synthesis.sampling import Sampling
 from gsv_core.synthesis.synthesiser import PAUSE_S, Prompt, Synthesiser
-from gsv_core.text.front_end import UnspeakableText
+from gsv_core.text.front_end import UnspeakableText, phonemise, with_lead_in
 from gsv_core.training.schedules import PhasePlan
 from gsv_core.training.semantic_trainer import SemanticTrainer
 from gsv_core.training.wave_trainer import WaveTrainer
@@ -71,7 +72,7 @@ def test_speed_changes_the_length_and_not_the_tokens(base, prompt):
     normal, fast = (synthesiser.speak("Good morning.", "en", prompt, speed=speed) for speed in (1.0, 2.0))
     assert normal.tokens == fast.tokens
     assert len(fast.wave) == pytest.approx(len(normal.wave) / 2, abs=640)
-    with pytest.raises(ValueError, match="speed must be positive, got 0"):
+    with pytest.raises(ValueError, match=r"speed should be between 0\.25 and 4, got 0$"):
         synthesiser.speak("Good morning.", "en", prompt, speed=0)
 
 
@@ -87,10 +88,146 @@ def test_sentences_are_joined_by_a_pause(base, prompt):
 def test_sentences_decoded_together_are_those_decoded_alone(base, prompt, monkeypatch):
     text = "Good morning. How are you today? It is raining. Goodbye."
     together = Synthesiser(base, sampling=SHORT).speak(text, "en", prompt)
-    monkeypatch.setattr(synthesiser_module, "SENTENCES_AT_ONCE", 1)
+    monkeypatch.setattr(synthesiser_module, "PIECES_AT_FIRST", 1)
+    monkeypatch.setattr(synthesiser_module, "PIECES_AT_ONCE", 1)
     alone = Synthesiser(base, sampling=SHORT).speak(text, "en", prompt)
     assert len(together.tokens) == 4
     assert together.tokens == alone.tokens
+
+
+def test_pieces_that_stream_are_the_speech_that_is_spoken(base, prompt):
+    synthesiser = Synthesiser(base, sampling=SHORT)
+    options = {"seed": 3, "pause_s": 0.1, "rate_hz": 24_000, "speed": 1.2}
+    text = "Good morning. How are you today? It is raining. Goodbye. And once more, hello to you all."
+    pieces = list(synthesiser.stream(text, "en", prompt, **options))
+    whole = synthesiser.speak(text, "en", prompt, **options)
+    assert len(pieces) == 6
+    assert np.array_equal(np.concatenate([piece.wave for piece in pieces]), whole.wave)
+    assert tuple(tokens for piece in pieces for tokens in piece.tokens) == whole.tokens
+    assert {piece.rate_hz for piece in pieces} == {whole.rate_hz} == {24_000}
+    assert not any(piece.wave[:2400].any() for piece in pieces[1:])
+
+
+def test_what_cannot_be_spoken_is_said_before_the_first_piece(base, prompt):
+    with pytest.raises(UnspeakableText):
+        Synthesiser(base).stream("…", "en", prompt)
+
+
+def test_a_piece_is_spoken_before_the_next_are_decoded(base, prompt, monkeypatch):
+    decoded = []
+    sample = synthesiser_module.sample_sentences
+
+    def counted(network, sentences, sampling):
+        decoded.append(len(sentences))
+        return sample(network, sentences, sampling)
+
+    monkeypatch.setattr(synthesiser_module, "sample_sentences", counted)
+    text = " ".join("Good morning everyone." for _ in range(22))
+    pieces = Synthesiser(base, sampling=Sampling(longest_tokens=4)).stream(text, "en", prompt)
+    next(pieces)
+    assert decoded == [4]
+    assert len(list(pieces)) == 21
+    assert decoded == [4, 16, 2]
+
+
+def test_the_pause_is_as_long_as_asked_and_within_bounds(base, prompt):
+    synthesiser = Synthesiser(base, sampling=SHORT)
+    none, half = (
+        synthesiser.speak("Good morning. How are you today?", "en", prompt, pause_s=pause_s) for pause_s in (0.0, 0.5)
+    )
+    assert len(half.wave) - len(none.wave) == 16_000
+    for wrong in (-0.1, 11.0, float("nan")):
+        with pytest.raises(ValueError, match="the pause in seconds should be between 0 and 10"):
+            synthesiser.speak("Good morning.", "en", prompt, pause_s=wrong)
+
+
+@pytest.mark.parametrize("rate_hz", [8_000, 24_000, 44_100])
+def test_speech_comes_at_the_rate_that_is_asked_for(base, prompt, rate_hz):
+    synthesiser = Synthesiser(base, sampling=SHORT)
+    own = synthesiser.speak("Good morning.", "en", prompt)
+    other = synthesiser.speak("Good morning.", "en", prompt, rate_hz=rate_hz)
+    assert other.rate_hz == rate_hz
+    assert other.seconds == pytest.approx(own.seconds, abs=1e-3)
+    assert other.tokens == own.tokens
+    # What both rates can hold is there in both.
+    shared = min(rate_hz, 32_000) // 2 * 0.8
+    powers = [
+        np.abs(np.fft.rfft(speech.wave))[: int(shared * speech.seconds)].astype(np.float64) / len(speech.wave)
+        for speech in (own, other)
+    ]
+    assert (powers[1] ** 2).sum() == pytest.approx((powers[0] ** 2).sum(), rel=0.02)
+    with pytest.raises(ValueError, match="the rate in Hz should be between 8000 and 192000, got 4000"):
+        synthesiser.speak("Good morning.", "en", prompt, rate_hz=4_000)
+
+
+def test_a_wave_that_would_clip_is_made_softer_and_a_soft_one_is_left(base):
+    synthesiser = Synthesiser(base)
+    loud = np.sin(np.arange(3200, dtype=np.float32) / 5) * 1.8
+    finished = synthesiser.finished(loud, 32_000)
+    assert np.abs(finished).max() == pytest.approx(1 - 2**-15, abs=1e-6)
+    np.testing.assert_allclose(finished, loud / np.abs(loud).max(), atol=1e-4)
+    assert np.array_equal(synthesiser.finished(loud / 2, 32_000), loud / 2)
+
+
+def test_sampling_of_a_call_counts_before_the_synthesisers_own(base, prompt):
+    synthesiser = Synthesiser(base, sampling=SHORT)
+    brief = synthesiser.speak("Good morning.", "en", prompt, sampling=Sampling(longest_tokens=6))
+    assert len(brief.tokens[0]) == 6
+    certain = [
+        synthesiser.speak(
+            "Good morning.", "en", prompt, seed=seed, sampling=Sampling(longest_tokens=20, top_k=1)
+        ).tokens
+        for seed in (0, 1)
+    ]
+    assert certain[0] == certain[1]
+
+
+def test_a_very_short_text_is_spoken_with_a_pause_in_front(base, prompt, monkeypatch):
+    read = []
+    sample = synthesiser_module.sample_sentences
+
+    def kept(network, sentences, sampling):
+        read.extend(sentence.phoneme_ids[len(prompt.phoneme_ids) :].tolist() for sentence in sentences)
+        return sample(network, sentences, sampling)
+
+    monkeypatch.setattr(synthesiser_module, "sample_sentences", kept)
+    synthesiser = Synthesiser(base, sampling=SHORT)
+    speech = synthesiser.speak("好。", "zh", prompt)
+    assert read == [list(with_lead_in(phonemise("好。", "zh")).ids)]
+    assert len(read[0]) == len(phonemise("好。", "zh").ids) + 1
+    assert np.abs(speech.wave).max() > 0
+
+
+def test_a_timbre_of_its_own_replaces_the_prompts_and_leaves_the_tokens(base, prompt):
+    synthesiser = Synthesiser(base, sampling=SHORT)
+    other = replace(prompt, wave=made_wave(7, 1.5))
+    own, theirs = synthesiser.timbre_of(prompt), synthesiser.timbre_of(other)
+    plain = synthesiser.speak("Good morning.", "en", prompt)
+    assert np.array_equal(synthesiser.speak("Good morning.", "en", prompt, timbre=own).wave, plain.wave)
+    between = synthesiser.speak("Good morning.", "en", prompt, timbre=synthesiser.mean_timbre([prompt, other]))
+    assert between.tokens == plain.tokens
+    assert not np.array_equal(between.wave, plain.wave)
+    torch.testing.assert_close(synthesiser.mean_timbre([prompt, other]), (own + theirs) / 2)
+    with pytest.raises(ValueError, match=r"a timbre of nano is \d+ wide, got \(3,\)"):
+        synthesiser.speak("Good morning.", "en", prompt, timbre=torch.zeros(3))
+
+
+def test_several_references_speak_as_the_release_averages_them(base, prompt):
+    # Its own way is to hand all spectrograms and speaker vectors to the decoder.
+    synthesiser = Synthesiser(base)
+    other = replace(prompt, wave=made_wave(7, 1.5), speaker_vector=prompt.speaker_vector.flip(0))
+    tokens, ids, noise = torch.arange(12)[None], torch.tensor([[3, 9, 27]]), torch.zeros(1, 1, 24)
+    network = synthesiser.acoustic
+    theirs = network.decode(
+        tokens,
+        ids,
+        [linear_spectrogram(one.wave[None], base.spec.spectrogram) for one in (prompt, other)],
+        [one.speaker_vector.float()[None] for one in (prompt, other)],
+        noise=noise.expand(1, network.config.latent, 24),
+    )
+    mean = synthesiser.mean_timbre([prompt, other])[None, :, None]
+    ours = network.decode(tokens, ids, timbre=mean, noise=noise.expand(1, network.config.latent, 24))
+    torch.testing.assert_close(ours, theirs)
 
 
 @pytest.mark.parametrize("text", ["", "...", "🙂"])
@@ -140,10 +277,10 @@ def test_diverged_weights_are_named_and_never_become_a_wave(base, prompt):
 def test_the_timbre_follows_the_prompt_and_a_loud_one_is_scaled_down(base, prompt):
     synthesiser = Synthesiser(base)
     other = replace(prompt, wave=made_wave(7, 1.5))
-    assert not torch.equal(synthesiser._timbre(prompt), synthesiser._timbre(other))
+    assert not torch.equal(synthesiser.timbre_of(prompt), synthesiser.timbre_of(other))
     full_scale = replace(prompt, wave=prompt.wave / prompt.wave.abs().max())
     loud = replace(prompt, wave=full_scale.wave * 1.5)
-    torch.testing.assert_close(synthesiser._timbre(loud), synthesiser._timbre(full_scale))
+    torch.testing.assert_close(synthesiser.timbre_of(loud), synthesiser.timbre_of(full_scale))
 
 
 def test_a_prompt_without_transcript_gives_its_timbre_only(base, prompt):
@@ -227,8 +364,8 @@ def test_speech_longer_than_a_chunk_is_said_whole_and_speed_changes_its_length(m
 def test_the_manner_follows_the_prompt_and_one_without_transcript_gives_its_timbre(mel_base, mel_prompt):
     synthesiser = Synthesiser(mel_base, sampling=SHORT)
     silent = replace(mel_prompt, phoneme_ids=mel_prompt.phoneme_ids[:0], text="")
-    assert synthesiser._manner(mel_prompt).said.mel.shape[2] == 40
-    assert synthesiser._manner(silent).said.mel.shape[2] == 0
+    assert synthesiser.manner_of(mel_prompt).said.mel.shape[2] == 40
+    assert synthesiser.manner_of(silent).said.mel.shape[2] == 0
     speech = synthesiser.speak("Good morning.", "en", silent, steps=1)
     same_timbre = replace(silent, tokens=silent.tokens.flip(0))
     assert np.array_equal(speech.wave, synthesiser.speak("Good morning.", "en", same_timbre, steps=1).wave)

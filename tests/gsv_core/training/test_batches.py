@@ -129,3 +129,14 @@ def test_at_the_waves_own_rate_a_mel_row_is_the_clips_mel_spectrogram(items):
     assert batch.mel_lengths.tolist() == [2 * frames]
     expected = mel_spectrogram(items[0].wave[None, : frames * CONFIG.hop], mel_config)[0]
     torch.testing.assert_close(denormalise_mel(batch.mel[0, :, : 2 * frames]), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_parts_hold_every_clip_once_within_the_bound():
+    order = BatchOrder((100, 30, 90, 20, 60, 10), 6, 0, "anna", "wave")
+    chosen = [5, 0, 3, 1, 4, 2]
+    assert order.parts(chosen, accumulate=1, most_frames=0) == [[0, 2, 4, 1, 3, 5]]
+    assert order.parts(chosen, accumulate=2, most_frames=0) == [[0, 2, 4], [1, 3, 5]]
+    assert order.parts(chosen, accumulate=9, most_frames=0) == [[index] for index in (0, 2, 4, 1, 3, 5)]
+    bounded = order.parts(chosen, accumulate=1, most_frames=130)
+    assert bounded == [[0], [2], [4, 1], [3, 5]]  # the longest, padded to 112, alone
+    assert order.parts([], accumulate=2, most_frames=5) == []

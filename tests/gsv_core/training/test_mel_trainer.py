@@ -3,64 +3,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from gsv_core.checkpoints.base import BaseModel, tensors_digest
-from gsv_core.checkpoints.releases import Release
 from gsv_core.networks.lora import add_lora, merge_lora
-from gsv_core.networks.semantic_to_mel import SemanticToMel, SemanticToMelConfig
-from gsv_core.networks.vocoder import HifiGanVocoder, VocoderConfig
+from gsv_core.networks.semantic_to_mel import SemanticToMel
 from gsv_core.training.loop import fit
 from gsv_core.training.mel_trainer import MelTrainer, trained_modules
 from gsv_core.training.schedules import PhasePlan, Trains
 from gsv_core.training.updates import under
+from tests.gsv_core.training.made_ranks import assert_alike, gradients_of, in_ranks
 
 PLAN = PhasePlan(steps=5, batch_size=2, learning_rate=2e-3, save_every=2, evaluate_every=2, longest_frames=48, rank=2)
 TRAINED = pytest.mark.parametrize("trains", [Trains.EVERYTHING, Trains.LOW_RANK])
-
-
-@pytest.fixture(scope="session")
-def mel_base(base):
-    """A release v4 at toy width, beside nano's text to semantic and content encoder."""
-    config = SemanticToMelConfig(
-        content_width=base.semantic_to_wave.config.content_width,
-        latent=8,
-        width=8,
-        filter_width=12,
-        layers=2,
-        dropout=0.0,
-        join_width=12,
-        join_heads=2,
-        timbre_width=12,
-        reference_width=8,
-        condition_width=16,
-        condition_layers=2,
-        flow_width=32,
-        flow_heads=2,
-        flow_head_width=8,
-        flow_layers=2,
-        flow_filter_width=48,
-        flow_condition_layers=1,
-        flow_position_kernel=5,
-        flow_position_groups=4,
-        stretch=2.0,
-        most_frames_per_token=4.0,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        network = SemanticToMel(config).eval()
-        with torch.no_grad():
-            for name, parameter in network.named_parameters():
-                if "linear" in name and name.startswith("cfm"):
-                    parameter.normal_(std=0.05)  # zero at the start, which would hide the layers before it
-        vocoder = HifiGanVocoder(VocoderConfig(channels=32, block_kernels=(3,), block_dilations=((1,),))).eval()
-    return BaseModel(
-        release=Release.V4,
-        digest=tensors_digest(network.state_dict()),
-        token_digest=base.token_digest,
-        text_to_semantic=base.text_to_semantic,
-        content_encoder=base.content_encoder,
-        semantic_to_mel=network.requires_grad_(False),
-        vocoder=vocoder.requires_grad_(False),
-    )
 
 
 def trainer_of(mel_base, **values):
@@ -203,7 +155,7 @@ def test_what_does_not_fit_is_refused(mel_base, base):
     with pytest.raises(ValueError, match="predicts no mel spectrograms"):
         trainer_of(base)
     trainer, other = trainer_of(mel_base), trainer_of(mel_base, trains=Trains.LOW_RANK)
-    with pytest.raises(ValueError, match="start the run again"):
+    with pytest.raises(ValueError, match=r"is nothing there and"):
         trainer.load_state(other.state())
 
 
@@ -211,3 +163,45 @@ def test_a_plan_without_steps_changes_nothing(mel_base, items):
     trainer = trainer_of(mel_base, steps=0, trains=Trains.NOTHING)
     assert trainer.weights() == {}
     assert trainer.evaluate(items[:1])["flow"] > 0
+
+
+@pytest.mark.parametrize("values", [{}, {"trains": Trains.LOW_RANK, "checkpoint_layers": True}, {"augment": True}])
+def test_a_step_in_parts_or_on_ranks_is_the_whole_step(mel_base, items, values):
+    whole = gradients_of(trainer := trainer_of(mel_base, **values), trainer.collate(items))
+
+    def in_parts(reducer=None, chosen=(items[:3], items[3:4], items[4:])):
+        trainer = MelTrainer(mel_base, replace(PLAN, **values), voice="anna", reducer=reducer)
+        return gradients_of(trainer, [trainer.collate(part) for part in chosen])
+
+    assert_alike(whole, in_parts())
+    first, second = in_ranks(2, lambda reducer: in_parts(reducer, ((), (items[:4], items[4:]))[reducer.rank]))
+    assert_alike(whole, first)
+    assert_alike(whole, second)
+
+
+def test_shortcuts_are_split_alike(mel_base, items):
+    trainer = trainer_of(mel_base)
+    shortcut = next(step for step in range(40) if setattr(trainer, "steps_done", step) or trainer._shortcut_now())
+
+    def at(batches):
+        trainer = trainer_of(mel_base)
+        trainer.steps_done = shortcut
+        return gradients_of(trainer, [trainer.collate(some) for some in batches])
+
+    assert_alike(at([items]), at([items[:2], items[2:]]))
+
+
+def test_layers_computed_again_give_the_same_bits(mel_base, items):
+    plain, again = trainer_of(mel_base), trainer_of(mel_base, checkpoint_layers=True)
+    for _ in range(3):
+        numbers = [trainer.step(trainer.collate(items[:2])) for trainer in (plain, again)]
+    assert numbers[0] == numbers[1]
+    assert all(torch.equal(tensor, again.weights()[name]) for name, tensor in plain.weights().items())
+
+
+def test_what_is_spoken_at_a_save_is_a_distance_and_draws_nothing(mel_base, items):
+    trainer = trainer_of(mel_base)
+    spoken = trainer.speak(items[:2])
+    assert 0 < spoken["spoken_mel"] < 20
+    torch.rand(3)
+    assert trainer.speak(items[:2]) == spoken

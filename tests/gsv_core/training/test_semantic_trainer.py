@@ -4,8 +4,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from gsv_core.networks.lora import fold_factors
 from gsv_core.training.schedules import PhasePlan, Schedule, Trains
 from gsv_core.training.semantic_trainer import SemanticTrainer, trained_modules
+from tests.gsv_core.training.made_ranks import assert_alike, gradients_of, in_ranks
 
 PLAN = PhasePlan(steps=8, batch_size=4, learning_rate=2e-3, warm_up_steps=1)
 
@@ -148,3 +150,98 @@ def test_upstreams_way_goes_on_from_a_state_between_two_steps(base, items):
     for _ in range(5):
         second.step(second.collate(items))
     assert all(torch.equal(value, second.weights()[name]) for name, value in whole.weights().items())
+
+
+def merged(network, weights):
+    return network.state_dict() | fold_factors(weights, network.state_dict())
+
+
+def some_with_vectors(items):
+    """One clip has text vectors, so that a part without any meets one with."""
+    draw = torch.Generator().manual_seed(5)
+    vectors = torch.randn(len(items[1].phoneme_ids), 8, generator=draw)
+    return [items[0], replace(items[1], text_vectors=vectors), *items[2:]]
+
+
+@pytest.mark.parametrize(
+    "values", [{}, {"preference": True}, {"trains": Trains.LOW_RANK, "rank": 2, "checkpoint_layers": True}]
+)
+def test_a_step_in_parts_or_on_ranks_is_the_whole_step(base, items, values):
+    plan, items = replace(PLAN, **values), some_with_vectors(items)
+    trainer = SemanticTrainer(base, plan, voice="anna")
+    whole = gradients_of(trainer, trainer.collate(items))
+
+    def in_parts(reducer=None, chosen=(items[:3], items[3:4], items[4:])):
+        trainer = SemanticTrainer(base, plan, voice="anna", reducer=reducer)
+        return gradients_of(trainer, [trainer.collate(part) for part in chosen])
+
+    assert_alike(whole, in_parts())
+    first, second = in_ranks(2, lambda reducer: in_parts(reducer, ((), (items[:4], items[4:]))[reducer.rank]))
+    assert_alike(whole, first)
+    assert_alike(whole, second)
+
+
+def test_upstreams_padding_counts_the_same_in_parts(base, items):
+    def at(batches):
+        trainer = SemanticTrainer(base, AS_UPSTREAM, voice="anna")
+        for layer in trainer.network.h.blocks():
+            layer.self_attn.dropout = 0.0  # drawn for a whole batch, in upstream's way alone
+        numbers = trainer.step([trainer.collate(some) for some in batches])
+        return numbers, [p.grad for p in trainer.parameters if p.grad is not None]
+
+    assert_alike(at([items]), at([items[:2], items[2:]]))
+
+
+def test_upstreams_way_is_not_divided_among_workers(base):
+    def two(reducer):
+        with pytest.raises(ValueError, match="cannot be divided among 2 workers; train it on one"):
+            SemanticTrainer(base, AS_UPSTREAM, voice="anna", reducer=reducer)
+
+    in_ranks(2, two)
+
+
+def test_layers_computed_again_give_the_same_bits(base, items):
+    plain, _ = trained(base, items, steps=2)
+    again, _ = trained(base, items, replace(PLAN, checkpoint_layers=True), steps=2)
+    assert all(torch.equal(tensor, again.weights()[name]) for name, tensor in plain.weights().items())
+
+
+def test_adapters_start_at_the_base_and_are_all_that_trains(base, items):
+    plan = replace(PLAN, trains=Trains.LOW_RANK, rank=2)
+    trainer = SemanticTrainer(base, plan, voice="anna")
+    assert trainer.evaluate(items) == SemanticTrainer(base, PLAN, voice="anna").evaluate(items)
+    assert trainer.weights() == {}
+    for _ in range(3):
+        trainer.step(trainer.collate(items))
+    names = trainer.weights().keys()
+    assert len(names) == 2 * 4 * base.text_to_semantic.config.layers
+    assert {"h.layers.0.self_attn.in_proj_weight.lora_A", "h.layers.0.linear1.lora_B"} <= names
+    assert all(".lora_" in name for name in names)
+    assert trainer.metadata()["lora_rank"] == "2"
+
+
+def test_adapters_folded_in_are_the_adapted_network(base, items):
+    trainer, _ = trained(base, items, replace(PLAN, trains=Trains.LOW_RANK, rank=2, learning_rate=1e-2), steps=3)
+    whole = SemanticTrainer(base, PLAN, voice="anna")
+    whole.network.load_state_dict(merged(base.text_to_semantic, trainer.weights()))
+    ours, untrained = trainer.evaluate(items), SemanticTrainer(base, PLAN, voice="anna").evaluate(items)
+    assert whole.evaluate(items) == pytest.approx(ours, rel=1e-4)
+    assert ours["cross_entropy"] < untrained["cross_entropy"] - 0.01
+
+
+def test_adapters_go_on_from_a_state(base, items):
+    plan = replace(PLAN, trains=Trains.LOW_RANK, rank=2)
+    whole, _ = trained(base, items, plan, steps=4)
+    first, _ = trained(base, items, plan, steps=2)
+    second = SemanticTrainer(base, plan, voice="anna")
+    second.load_state(copy.deepcopy(first.state()))
+    for _ in range(2):
+        second.step(second.collate(items))
+    assert all(torch.equal(value, second.weights()[name]) for name, value in whole.weights().items())
+
+
+def test_real_tokens_come_to_be_preferred(base, items):
+    trainer = SemanticTrainer(base, replace(PLAN, preference=True), voice="anna")
+    numbers = [trainer.step(trainer.collate(items)) for _ in range(8)]
+    assert numbers[-1]["preference"] < numbers[0]["preference"]
+    assert 0 <= numbers[-1]["preferred"] <= 1

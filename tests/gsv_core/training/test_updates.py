@@ -3,7 +3,15 @@ import torch
 from torch import nn
 
 from gsv_core.training.schedules import PhasePlan
-from gsv_core.training.updates import changed_tensors, gradient_norm, set_rates, trainable_copy, under
+from gsv_core.training.updates import (
+    changed_parameters,
+    gradient_norm,
+    restore_parameters,
+    set_rates,
+    trainable_copy,
+    trained_parameters,
+    under,
+)
 
 CPU = torch.device("cpu")
 
@@ -24,16 +32,26 @@ def test_only_the_named_parts_of_the_copy_train():
         trainable_copy(network, ["decoder"], CPU)
 
 
-def test_changed_tensors_are_whole_and_own_their_memory():
+def test_changed_parameters_are_whole_and_own_their_memory():
     network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     copy = trainable_copy(network, [""], CPU)
     with torch.no_grad():
         copy[1].bias[0] += 1
-    changed = changed_tensors(copy, network)
+    changed = changed_parameters(trained_parameters(copy), network)
     assert changed.keys() == {"1.bias"}
     with torch.no_grad():
         copy[1].bias.zero_()
     assert changed["1.bias"].any()
+
+
+def test_saved_parameters_of_another_shape_are_named():
+    parameters = trained_parameters(nn.Linear(2, 3))
+    restore_parameters(parameters, {"weight": torch.ones(3, 2), "bias": torch.zeros(3)})
+    assert bool(parameters["weight"].eq(1).all())
+    with pytest.raises(ValueError, match=r"weight is \(2, 2\) there and \(3, 2\) here \(1 such tensors\)"):
+        restore_parameters(parameters, {"weight": torch.ones(2, 2), "bias": torch.zeros(3)})
+    with pytest.raises(ValueError, match="bias is nothing there"):
+        restore_parameters(parameters, {"weight": torch.ones(3, 2)})
 
 
 def test_groups_keep_their_share_of_the_rate():

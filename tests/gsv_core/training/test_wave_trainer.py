@@ -6,6 +6,7 @@ import torch
 from gsv_core.training.schedules import PhasePlan, Trains
 from gsv_core.training.updates import under
 from gsv_core.training.wave_trainer import FROZEN, TEXT_SIDE, WaveTrainer, trained_modules
+from tests.gsv_core.training.made_ranks import assert_alike, gradients_of, in_ranks
 
 PLAN = PhasePlan(steps=12, batch_size=4, learning_rate=2e-3, warm_up_steps=1, longest_frames=64)
 
@@ -52,7 +53,7 @@ def test_weights_are_what_synthesis_needs_and_what_changed(base, items):
         "base_digest": base.digest,
         "phase": "wave",
         "step": "1",
-        "trainer_version": "1",
+        "trainer_version": "2",
     }
 
 
@@ -135,3 +136,33 @@ def test_a_step_without_a_finite_gradient_leaves_the_weights(base, items):
 def test_a_window_must_hold_a_segment(base):
     with pytest.raises(ValueError, match="longest_frames"):
         trainer_of(base, longest_frames=16)
+
+
+@pytest.mark.parametrize("values", [{}, {"trains": Trains.PROJECTIONS, "augment": True, "checkpoint_layers": True}])
+def test_a_step_in_parts_or_on_ranks_is_the_whole_step(base, items, values):
+    whole = gradients_of(trainer := trainer_of(base, **values), trainer.collate(items))
+
+    def in_parts(reducer=None, chosen=(items[:3], items[3:4], items[4:])):
+        trainer = WaveTrainer(base, replace(PLAN, **values), voice="anna", reducer=reducer)
+        return gradients_of(trainer, [trainer.collate(part) for part in chosen])
+
+    assert_alike(whole, in_parts())
+    first, second = in_ranks(2, lambda reducer: in_parts(reducer, ((), (items[:4], items[4:]))[reducer.rank]))
+    assert_alike(whole, first)
+    assert_alike(whole, second)
+
+
+def test_a_decoder_computed_again_gives_the_same_bits(base, items):
+    plain, again = trainer_of(base), trainer_of(base, checkpoint_layers=True)
+    for _ in range(2):
+        numbers = [trainer.step(trainer.collate(items[:2])) for trainer in (plain, again)]
+    assert numbers[0] == numbers[1]
+    assert all(torch.equal(tensor, again.weights()[name]) for name, tensor in plain.weights().items())
+
+
+def test_what_is_spoken_at_a_save_comes_closer(base, items):
+    trainer = trainer_of(base)
+    before = trainer.speak(items[:1])["spoken_mel"]
+    for _ in range(8):
+        trainer.step(trainer.collate(items[1:]))
+    assert trainer.speak(items[:1])["spoken_mel"] < 0.9 * before

@@ -1,0 +1,444 @@
+"""The ordinary trainers of several voices, their gradients computed together over one frozen base.
+
+A voice keeps a trainer of its own: its batches, draws, losses, clipping, rate, AdamW state, skipped steps, checkpoints
+and weights are those of `SemanticTrainer` and `MelTrainer`. What is shared is the middle of a step: when all voices of
+a pack have brought a part of their batch, one pass of the bank (`networks.adapter_bank`) computes the loss of each and
+one backward pass the gradients of all. A voice's rows depend on no other's, so that its update is what it is alone, up
+to the order of floating-point sums: products of other sizes, and other padding. Which voices sit together follows from
+the order in which they join and end, never from time.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from types import TracebackType
+from typing import Any, Protocol, Self, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from gsv_core.checkpoints.base import BaseModel
+from gsv_core.networks.adapter_bank import AdapterBank, Share
+from gsv_core.networks.dropout import DropoutKeys, clip_keys, column_keys, follow_clips
+from gsv_core.networks.flow_matching import FlowDraws
+from gsv_core.networks.text_to_semantic import SemanticForward
+from gsv_core.training.batches import MelBatch, SemanticBatch, TrainingItem
+from gsv_core.training.draws import stable_seed
+from gsv_core.training.mel_trainer import MelTrainer
+from gsv_core.training.schedules import PhasePlan, Schedule, Trains
+from gsv_core.training.semantic_trainer import SemanticTrainer
+from gsv_core.training.updates import autocast
+
+Batch = TypeVar("Batch", SemanticBatch, MelBatch)
+Value = TypeVar("Value")
+
+logger = logging.getLogger(__name__)
+
+
+def packable(plan: PhasePlan) -> bool:
+    """Whether voices with this plan can share a batch: low-rank adapters, each step a pass over the batch."""
+    return (
+        plan.trains is Trains.LOW_RANK
+        and plan.steps > 0
+        and plan.schedule is not Schedule.UPSTREAM_SEMANTIC
+        and not plan.preference
+    )
+
+
+class Pack:
+    """Voices that train in step, each in a thread of its own; all that computes runs in one further thread.
+
+    A voice has a `Seat`. A joint step begins when every voice that sits and trains adapters has brought its part.
+    """
+
+    def __init__(self, base: BaseModel, device: torch.device | str = "cpu") -> None:
+        self.base = base
+        self.device = torch.device(device)
+        # One thread: torch's own random state is one, and CPU kernels keep a pool of threads per caller.
+        self._engine = ThreadPoolExecutor(1, thread_name_prefix="pack")
+        self._turn = threading.Condition()
+        self._seats: list[Seat] = []
+        self._banks: dict[str, _Bank] = {}
+        self.joint_steps = 0
+        """Passes of a bank over the parts of one voice or more."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._engine.shutdown()
+
+    def seat(self) -> "Seat":
+        """A place for one voice after another. From now on the others wait for whoever will sit there."""
+        with self._turn:
+            self._seats.append(Seat(self))
+            return self._seats[-1]
+
+    def compute(self, work: Callable[[], Value]) -> Value:
+        """`work` done in the thread that computes."""
+        return self._engine.submit(work).result()
+
+    def _bank(self, trainer: "SemanticTrainer | MelTrainer") -> "_Bank":
+        if trainer.phase not in self._banks:
+            self._banks[trainer.phase] = (_SemanticBank if trainer.phase == "semantic" else _MelBank)(self)
+        return self._banks[trainer.phase]
+
+    def _learn_if_all_are_here(self) -> None:
+        """Called with the lock held."""
+        waited_for = [seat for seat in self._seats if seat.takes_part]
+        if waited_for and all(seat.brought is not None for seat in waited_for):
+            parts = [seat.brought for seat in waited_for if seat.brought is not None]
+            joint = self._engine.submit(self._learn, sorted(parts, key=lambda part: part.trainer.voice))
+            for seat, part in zip(waited_for, parts, strict=True):
+                seat.brought, part.joint = None, joint
+            self._turn.notify_all()
+
+    def _learn(self, parts: "Sequence[_Part]") -> None:
+        """One joint step, in the thread that computes: the parts that can share a pass do."""
+        groups: dict[Any, list[_Part]] = {}
+        for part in parts:
+            groups.setdefault(part.kind, []).append(part)
+        for group in groups.values():
+            self.joint_steps += 1
+            try:
+                _add_gradients(group)
+            except (RuntimeError, ValueError, IndexError):
+                # Of several voices nobody knows whose fault it is, and perhaps memory alone was short: each will have
+                # to learn its part by itself.
+                logger.warning("a joint step of %d voices failed; they make it alone", len(group), exc_info=True)
+
+
+class Seat:
+    """One voice's place in a pack; voices may sit there one after the other."""
+
+    def __init__(self, pack: Pack) -> None:
+        self._pack = pack
+        self.takes_part = True
+        """The others wait for this seat."""
+        self.brought: _Part | None = None
+        self._trainer: SemanticTrainer | MelTrainer | None = None
+
+    def semantic_trainer(self, plan: PhasePlan, *, voice: str) -> SemanticTrainer:
+        """The trainer of a voice's GPT phase, which it has to be able to train in a pack."""
+        return self._sit(partial(_PackedSemanticTrainer, self, plan, voice=voice))
+
+    def mel_trainer(self, plan: PhasePlan, *, voice: str) -> MelTrainer:
+        """The same of the flow-matching phase (v3, v4)."""
+        return self._sit(partial(_PackedMelTrainer, self, plan, voice=voice))
+
+    def apart(self, make: Callable[[], Value]) -> Value:
+        """A trainer that shares no batch, made and used in the thread that computes; the others do not wait for it."""
+        self.clear()
+        self.stand()
+        trainer = self._pack.compute(make)
+        for name in ("step", "evaluate", "speak"):
+            setattr(trainer, name, partial(self._compute, getattr(trainer, name)))
+        return trainer
+
+    def clear(self) -> None:
+        """The voice that sat here is done, its adapters leave the bank. Another may come; the others wait for it."""
+        with self._pack._turn:
+            if self._trainer is not None:
+                self._pack._bank(self._trainer).adapters.leave(self._trainer.voice)
+            self._trainer = None
+
+    def stand(self) -> None:
+        """Nobody will sit here for now: the others wait no longer."""
+        with self._pack._turn:
+            self.takes_part = False
+            self._pack._learn_if_all_are_here()
+
+    def _sit(self, make: Callable[[], Any]) -> Any:
+        self.clear()
+        with self._pack._turn:
+            self.takes_part = True
+        trainer = self._pack.compute(make)
+        with self._pack._turn:
+            self._pack._bank(trainer).adapters.join(trainer.voice, trainer.network)
+            self._trainer = trainer
+        return trainer
+
+    def _compute(self, work: Callable[..., Value], *given: Any) -> Value:
+        return self._pack.compute(lambda: work(*given))
+
+    def _learn(self, part: "_Part") -> bool:
+        """Bring a part and wait for the joint step. False: it gave no gradients."""
+        with self._pack._turn:
+            self.brought = part
+            self._pack._learn_if_all_are_here()
+            self._pack._turn.wait_for(lambda: part.joint is not None)
+        assert part.joint is not None
+        part.joint.result()
+        return part.loss is not None
+
+
+class _Bank(Protocol):
+    """The shared network of one phase."""
+
+    adapters: AdapterBank
+
+    def losses(self, parts: "Sequence[Any]") -> list[Tensor]:
+        """What each part adds to the loss of its voice's step, and what it has to note of it noted."""
+        ...
+
+
+@dataclass(kw_only=True)
+class _Part:
+    """A part of one voice's batch on its way through a joint step."""
+
+    trainer: SemanticTrainer | MelTrainer
+    bank: _Bank
+    kind: Any
+    """Parts of one kind share a pass."""
+    batch: Any
+    keys: Tensor
+    """Of dropout, (B,)"""
+    given: Any
+    joint: Future[None] | None = None
+    """The joint step that the part is in."""
+    loss: Tensor | None = None
+    """What came out of it."""
+
+    @property
+    def rows(self) -> int:
+        return len(self.keys)
+
+
+def _add_gradients(parts: Sequence[_Part]) -> None:
+    """One forward and one backward pass; nothing has changed where it raises."""
+    bank = parts[0].bank
+    trained = [list(part.trainer.trained.values()) for part in parts]
+    losses = bank.losses(parts)
+    # Each loss depends on its own voice's tensors alone, so a sum of all losses has each one's gradients in it.
+    gradients = iter(torch.autograd.grad(losses, [one for own in trained for one in own], allow_unused=True))
+    found = [(parameter, next(gradients)) for own in trained for parameter in own]
+    for parameter, gradient in found:
+        if gradient is not None:
+            parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+    for part, loss in zip(parts, losses, strict=True):
+        part.loss = loss.detach()
+
+
+class _SemanticBank:
+    """GPT of the base, with the adapters of all voices."""
+
+    def __init__(self, pack: Pack) -> None:
+        self.adapters = AdapterBank(pack.base.text_to_semantic, pack.device)
+        self._device = pack.device
+        self._dropout = follow_clips(self.adapters.network)
+
+    def losses(self, parts: Sequence[_Part]) -> list[Tensor]:
+        batch = _joined([part.batch for part in parts]).to(self._device)
+        lengths = batch.phoneme_lengths + batch.token_lengths
+        columns = torch.stack([own.sum() for own in lengths.split([part.rows for part in parts])]).tolist()
+        self.adapters.seat(_shares(parts, columns))
+        _follow(self._dropout, parts)
+        assert self._dropout.clips is not None
+        self._dropout.columns = column_keys(self._dropout.clips, lengths)
+        network = _training(self.adapters.network)
+        with autocast(self._device):
+            forward = network(
+                batch.phoneme_ids,
+                batch.phoneme_lengths,
+                batch.tokens,
+                batch.token_lengths,
+                batch.text_vectors,
+                recompute=any(part.trainer.plan.checkpoint_layers for part in parts),
+            )
+        assert isinstance(forward, SemanticForward)
+        rows = [part.rows for part in parts]
+        sums = [own.sum() for own in forward.losses.sum(dim=1).split(rows)]
+        for part, loss_sum, hits in zip(parts, sums, forward.hits().split(rows), strict=True):
+            part.given.loss_sum, part.given.hits = loss_sum.detach(), hits
+        return [loss_sum / part.given.targets for part, loss_sum in zip(parts, sums, strict=True)]
+
+
+class _MelBank:
+    """The flow-matching network of the base, with the adapters and condition encoders of all voices."""
+
+    def __init__(self, pack: Pack) -> None:
+        untrained, _ = pack.base.mel_networks()
+        self.adapters = AdapterBank(untrained, pack.device)
+        self._device = pack.device
+        self._dropout = follow_clips(self.adapters.network)
+        self.adapters.network.get_submodule("cfm.estimator").register_forward_pre_hook(self._count_pass)
+
+    def _count_pass(self, *_: object) -> None:
+        self._dropout.passes += 1
+
+    def losses(self, parts: Sequence[_Part]) -> list[Tensor]:
+        batch = _joined([part.batch for part in parts]).to(self._device)
+        draws = _joined_draws([part.given.draws for part in parts]).to(self._device)
+        references = [
+            part.batch.spectrogram if part.given.reference is None else part.given.reference for part in parts
+        ]
+        reference = None
+        if any(part.given.reference is not None for part in parts):
+            reference = torch.cat(_padded([one.to(self._device) for one in references], batch.spectrogram.shape))
+        self.adapters.seat(_shares(parts, [0] * len(parts)))
+        _follow(self._dropout, parts)
+        network = _training(self.adapters.network)
+        with autocast(self._device):
+            losses = network(
+                batch.content,
+                batch.spectrogram,
+                batch.lengths,
+                batch.mel,
+                batch.mel_lengths,
+                batch.phoneme_ids,
+                batch.phoneme_lengths,
+                draws=draws,
+                reference=reference,
+                recompute=any(part.trainer.plan.checkpoint_layers for part in parts),
+            )
+        own = losses.split([part.rows for part in parts])
+        return [one.sum() / part.given.clips for one, part in zip(own, parts, strict=True)]
+
+
+@dataclass
+class _SemanticGiven:
+    """What a part of GPT's batch counts against, and what came out of it."""
+
+    targets: float
+    loss_sum: Tensor | None = None
+    hits: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class _MelGiven:
+    """What a part of the flow's batch counts against, and its draws."""
+
+    clips: float
+    draws: FlowDraws
+    reference: Tensor | None
+
+
+class _PackedSemanticTrainer(SemanticTrainer):
+    """`SemanticTrainer` whose gradients come from a joint step."""
+
+    def __init__(self, seat: Seat, plan: PhasePlan, *, voice: str) -> None:
+        assert packable(plan), f"the GPT plan of {voice} cannot share a batch"
+        super().__init__(seat._pack.base, plan, voice=voice, device=seat._pack.device)
+        self._seat = seat
+
+    def _learn(self, part: SemanticBatch, number: int, sums: Any) -> None:
+        own = (self.plan.seed, self.voice, self.phase, self.steps_done)
+        given = _SemanticGiven(sums.targets)
+        brought = _Part(
+            trainer=self,
+            bank=self._seat._pack._bank(self),
+            kind=(self.phase, self.plan.rank),
+            batch=part,
+            keys=clip_keys([stable_seed(*own, clip, "dropout") for clip in part.clip_ids], self.device),
+            given=given,
+        )
+        if not self._seat._learn(brought):
+            self._seat._compute(super()._learn, part, number, sums)
+            return
+        assert given.loss_sum is not None
+        assert given.hits is not None
+        sums.loss += given.loss_sum.item()
+        sums.hits += float(given.hits.sum())
+        sums.tokens += int(part.token_lengths.sum())
+
+    def evaluate(self, items: Sequence[TrainingItem]) -> dict[str, float]:
+        return self._seat._compute(super().evaluate, items)
+
+
+class _PackedMelTrainer(MelTrainer):
+    """`MelTrainer` whose gradients come from a joint step."""
+
+    def __init__(self, seat: Seat, plan: PhasePlan, *, voice: str) -> None:
+        assert packable(plan), f"the SoVITS plan of {voice} cannot share a batch"
+        super().__init__(seat._pack.base, plan, voice=voice, device=seat._pack.device)
+        self._seat = seat
+
+    def _learn(self, part: MelBatch, clips: float) -> float:
+        own = (self.plan.seed, self.voice, self.phase, self.steps_done)
+        given = _MelGiven(clips, self._draws(part), self._reference(part))
+        brought = _Part(
+            trainer=self,
+            bank=self._seat._pack._bank(self),
+            # Shortcuts take two passes more: voices that train one in this step share them.
+            kind=(self.phase, self.plan.rank, given.draws.halvings is None),
+            batch=part,
+            keys=clip_keys([stable_seed(*own, clip, "dropout") for clip in part.clip_ids], self.device),
+            given=given,
+        )
+        if not self._seat._learn(brought):
+            return self._seat._compute(super()._learn, part, clips)
+        assert brought.loss is not None
+        return brought.loss.item()
+
+    def evaluate(self, items: Sequence[TrainingItem]) -> dict[str, float]:
+        return self._seat._compute(super().evaluate, items)
+
+    def speak(self, items: Sequence[TrainingItem]) -> dict[str, float]:
+        return self._seat._compute(super().speak, items)
+
+
+def _shares(parts: Sequence[_Part], columns: Sequence[int]) -> list[Share]:
+    return [
+        Share(voice=part.trainer.voice, rows=part.rows, columns=count)
+        for part, count in zip(parts, columns, strict=True)
+    ]
+
+
+def _training(network: nn.Module) -> nn.Module:
+    return network if network.training else network.train()
+
+
+def _follow(dropout: DropoutKeys, parts: Sequence[_Part]) -> None:
+    dropout.clips, dropout.passes = torch.cat([part.keys for part in parts]), 0
+
+
+def _joined(batches: Sequence[Batch]) -> Batch:
+    """The rows of all, padded to the longest."""
+    if len(batches) == 1:
+        return batches[0]
+    found: dict[str, Any] = {"clip_ids": tuple(clip for batch in batches for clip in batch.clip_ids)}
+    for entry in fields(batches[0]):
+        values = [getattr(batch, entry.name) for batch in batches]
+        present = [value for value in values if isinstance(value, Tensor)]
+        if entry.name == "clip_ids":
+            continue
+        if not present:
+            found[entry.name] = None
+            continue
+        shapes = [value.shape[1:] for value in present]
+        widest: list[int] = [max(sizes) for sizes in zip(*shapes, strict=True)]
+        # Text vectors: a clip without any has zeros.
+        filled = [
+            present[0].new_zeros(len(batch.clip_ids), *widest) if value is None else value
+            for batch, value in zip(batches, values, strict=True)
+        ]
+        found[entry.name] = torch.cat(_padded(filled, (0, *widest)))
+    return replace(batches[0], **found)
+
+
+def _joined_draws(draws: Sequence[FlowDraws]) -> FlowDraws:
+    longest = max(own.noise.shape[2] for own in draws)
+    halvings = [own.halvings for own in draws if own.halvings is not None]
+    return FlowDraws(
+        time=torch.cat([own.time for own in draws]),
+        noise=torch.cat([pad(own.noise, (0, longest - own.noise.shape[2])) for own in draws]),
+        prompt_lengths=torch.cat([own.prompt_lengths for own in draws]),
+        halvings=torch.cat(halvings) if halvings else None,
+    )
+
+
+def _padded(tensors: Sequence[Tensor], shape: Sequence[int]) -> list[Tensor]:
+    """Each with zeros behind, as wide as `shape` in all axes but the first."""
+    padded = []
+    for tensor in tensors:
+        more = [
+            amount for size, own in zip(shape[:0:-1], tensor.shape[:0:-1], strict=True) for amount in (0, size - own)
+        ]
+        padded.append(pad(tensor, more) if any(more) else tensor)
+    return padded

@@ -1,0 +1,228 @@
+"""Each voice of a pack is trained as it is alone."""
+
+import threading
+from dataclasses import replace
+
+import pytest
+import torch
+
+from gsv_core.training.adapter_trainer import Pack, packable
+from gsv_core.training.mel_trainer import MelTrainer
+from gsv_core.training.schedules import PhasePlan, Schedule, Trains
+from gsv_core.training.semantic_trainer import SemanticTrainer
+
+PLAN = PhasePlan(
+    steps=8, batch_size=2, learning_rate=2e-3, trains=Trains.LOW_RANK, rank=4, longest_frames=48, warm_up_steps=2
+)
+VOICES = ("anna", "bert", "cleo")
+STEPS = 5
+
+
+def plan_of(number, **values):
+    return replace(PLAN, seed=number, learning_rate=PLAN.learning_rate / (number + 1), **values)
+
+
+def batches_of(trainer, items, number):
+    """Batches of one, two and three clips for the voices, those of one step in two parts."""
+    for step in range(STEPS):
+        chosen = [items[(number + step + place) % len(items)] for place in range(number + 1)]
+        parts = [chosen[:1], chosen[1:]] if step == 2 and number else [chosen]
+        yield [trainer.collate(part) for part in parts]
+
+
+def trained_alone(make, items, number):
+    trainer = make(plan_of(number), voice=VOICES[number])
+    return trainer, [trainer.step(batch) for batch in batches_of(trainer, items, number)]
+
+
+def trained_together(base, phase, plans, items, batches=batches_of, voices=VOICES):
+    """Voice → its trainer and the numbers of its steps."""
+    results = {}
+
+    def train(seat, number):
+        try:
+            make = seat.semantic_trainer if phase == "semantic" else seat.mel_trainer
+            trainer = make(plans[number], voice=voices[number])
+            results[voices[number]] = trainer, [trainer.step(batch) for batch in batches(trainer, items, number)]
+        finally:
+            seat.clear()
+            seat.stand()
+
+    with Pack(base) as pack:
+        seats = [pack.seat() for _ in plans]
+        threads = [threading.Thread(target=train, args=pair) for pair in zip(seats, range(len(plans)), strict=True)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(timeout=60)
+        assert not any(thread.is_alive() for thread in threads)
+    return results, pack
+
+
+@pytest.mark.parametrize("phase", ["semantic", "wave"])
+def test_each_voices_update_equals_its_update_alone(base, mel_base, items, phase):
+    """Losses and norms to 1e-5 of themselves; weights to a tenth of one step's length.
+
+    AdamW divides by the size of a gradient: where that is nearly zero, its rounding becomes a visible part of a step.
+    """
+    used = base if phase == "semantic" else mel_base
+    kind = SemanticTrainer if phase == "semantic" else MelTrainer
+    together, pack = trained_together(used, phase, [plan_of(number) for number in range(3)], items)
+    assert pack.joint_steps >= STEPS
+    for number, voice in enumerate(VOICES):
+        wanted, numbers = trained_alone(lambda plan, voice: kind(used, plan, voice=voice), items, number)
+        trainer, found = together[voice]
+        for ours, theirs in zip(found, numbers, strict=True):
+            assert ours == pytest.approx(theirs, rel=1e-5)
+        weights, alone = trainer.weights(), wanted.weights()
+        assert weights.keys() == alone.keys()
+        assert len(weights) > 0
+        for name, tensor in alone.items():
+            torch.testing.assert_close(weights[name], tensor, rtol=1e-4, atol=0.1 * wanted.plan.learning_rate)
+        assert trainer.metadata() == wanted.metadata()
+        assert trainer.identity == wanted.identity
+        assert trainer.state().keys() == wanted.state().keys()
+        assert (trainer.steps_done, trainer.skipped) == (STEPS, 0)
+        shared = {
+            one.data_ptr() for one in (used.text_to_semantic if phase == "semantic" else used.acoustic).parameters()
+        }
+        frozen = [one for one in trainer.network.parameters() if not one.requires_grad]
+        assert frozen
+        assert all(one.data_ptr() in shared for one in frozen)
+
+
+@pytest.mark.parametrize("phase", ["semantic", "wave"])
+def test_gradients_equal_those_alone_up_to_rounding(base, mel_base, items, phase):
+    """Before AdamW magnifies anything: 1e-5 of the largest of a tensor."""
+    used = base if phase == "semantic" else mel_base
+    kind = SemanticTrainer if phase == "semantic" else MelTrainer
+    found = {}
+
+    def gradients(trainer, items, number):
+        names = {parameter: name for name, parameter in trainer.trained.items()}
+        taken = found.setdefault((type(trainer) is kind, trainer.voice), {})
+        trainer.optimiser.register_step_pre_hook(
+            lambda *_: taken.update({names[one]: one.grad.clone() for one in names if one.grad is not None})
+        )
+        yield from list(batches_of(trainer, items, number))[:2]
+
+    trained_together(used, phase, [plan_of(number, gradient_clip=1e9) for number in range(3)], items, gradients)
+    for number, voice in enumerate(VOICES):
+        trainer = kind(used, plan_of(number, gradient_clip=1e9), voice=voice)
+        for batch in gradients(trainer, items, number):
+            trainer.step(batch)
+        alone, together = found[True, voice], found[False, voice]
+        assert alone.keys() == together.keys()
+        for name, tensor in alone.items():
+            torch.testing.assert_close(together[name], tensor, rtol=0, atol=1e-5 * float(tensor.abs().max()) + 1e-9)
+
+
+def test_dropout_follows_the_clip_in_a_pack_too(base, items):
+    from gsv_core.networks.text_to_semantic import TextToSemantic
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        dropping = TextToSemantic(replace(base.text_to_semantic.config, dropout=0.2)).requires_grad_(False)
+    used = replace(base, text_to_semantic=dropping)
+    together, _ = trained_together(used, "semantic", [plan_of(number) for number in range(3)], items)
+    for number, voice in enumerate(VOICES):
+        _, numbers = trained_alone(lambda plan, voice: SemanticTrainer(used, plan, voice=voice), items, number)
+        for ours, theirs in zip(together[voice][1], numbers, strict=True):
+            assert ours == pytest.approx(theirs, rel=1e-5)
+
+
+@pytest.mark.parametrize("phase", ["semantic", "wave"])
+def test_a_voice_without_finite_numbers_harms_no_other(base, mel_base, items, phase):
+    used = base if phase == "semantic" else mel_base
+    poison = (
+        {"text_vectors": torch.full((10, 8), torch.nan)}
+        if phase == "semantic"
+        else {"wave": torch.full_like(items[0].wave, torch.inf)}
+    )
+    broken = replace(items[0], **poison)
+
+    def batches(trainer, items, number):
+        for step, batch in enumerate(batches_of(trainer, items, number)):
+            yield [trainer.collate([broken])] if number == 1 and step == 1 else batch
+
+    together, _ = trained_together(used, phase, [plan_of(number) for number in range(3)], items, batches)
+    undisturbed, _ = trained_together(used, phase, [plan_of(number) for number in range(3)], items)
+    assert [together[voice][0].skipped for voice in VOICES] == [0, 1, 0]
+    for voice in ("anna", "cleo"):
+        for ours, theirs in zip(together[voice][1], undisturbed[voice][1], strict=True):
+            assert ours == pytest.approx(theirs, rel=1e-5)
+    assert all(tensor.isfinite().all() for tensor in together["bert"][0].weights().values())
+
+
+def test_an_error_in_a_joint_step_is_the_guilty_voices_alone(base, items):
+    """The others make the step by themselves."""
+    bad = replace(items[0], phoneme_ids=torch.full((5,), 10_000))
+    errors = []
+
+    def batches(trainer, items, number):
+        yield from list(batches_of(trainer, items, number))[:2]
+        if number == 1:
+            with pytest.raises(IndexError) as caught:
+                trainer.step([trainer.collate([bad])])
+            errors.append(caught.value)
+            return
+        yield from list(batches_of(trainer, items, number))[2:]
+
+    together, _ = trained_together(base, "semantic", [plan_of(number) for number in range(3)], items, batches)
+    assert len(errors) == 1
+    for number, voice in ((0, "anna"), (2, "cleo")):
+        _, numbers = trained_alone(lambda plan, voice: SemanticTrainer(base, plan, voice=voice), items, number)
+        assert [one["cross_entropy"] for one in together[voice][1]] == pytest.approx(
+            [one["cross_entropy"] for one in numbers], rel=1e-5
+        )
+
+
+def test_the_same_company_gives_the_same_bits(mel_base, items):
+    plans = [plan_of(number) for number in range(3)]
+    first, _ = trained_together(mel_base, "wave", plans, items)
+    second, _ = trained_together(mel_base, "wave", plans, items)
+    for voice in VOICES:
+        weights = first[voice][0].weights()
+        assert all(torch.equal(tensor, second[voice][0].weights()[name]) for name, tensor in weights.items())
+
+
+def test_a_trainer_apart_keeps_nobody_waiting(base, items):
+    """Whole weights beside two voices with adapters."""
+    done = {}
+
+    def train(seat, number):
+        try:
+            if number == 2:
+                plan = replace(PLAN, trains=Trains.EVERYTHING)
+                trainer = seat.apart(lambda: SemanticTrainer(base, plan, voice="whole"))
+            else:
+                trainer = seat.semantic_trainer(plan_of(number), voice=VOICES[number])
+            for batch in list(batches_of(trainer, items, number))[: 1 if number == 2 else STEPS]:
+                trainer.step(batch)
+            done[number] = trainer.evaluate(items[:1])["cross_entropy"]
+        finally:
+            seat.clear()
+            seat.stand()
+
+    with Pack(base) as pack:
+        threads = [threading.Thread(target=train, args=(pack.seat(), number)) for number in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(timeout=60)
+    whole = SemanticTrainer(base, replace(PLAN, trains=Trains.EVERYTHING), voice="whole")
+    whole.step(next(batches_of(whole, items, 2)))
+    assert done.keys() == {0, 1, 2}
+    assert done[2] == whole.evaluate(items[:1])["cross_entropy"]
+
+
+def test_which_plans_can_share_a_batch():
+    assert packable(PLAN)
+    for values in (
+        {"trains": Trains.EVERYTHING},
+        {"steps": 0},
+        {"preference": True},
+        {"schedule": Schedule.UPSTREAM_SEMANTIC, "batches_per_pass": 4},
+    ):
+        assert not packable(replace(PLAN, **values))
+    assert packable(replace(PLAN, schedule=Schedule.UPSTREAM_WAVE, batches_per_pass=4))
