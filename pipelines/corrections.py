@@ -74,12 +74,21 @@ class Corrections:
             data = path.read_bytes()
         except OSError as error:
             raise ValueError(f"{path}: {error.strerror}") from error
+        return cls.parse(data, str(path))
+
+    @classmethod
+    def parse(cls, data: bytes, place: str) -> Self:
+        """The table in `data`; `place` is what messages call it.
+
+        Raises:
+            ValueError: a line of it is wrong: the message names the line.
+        """
         try:
             # Spreadsheets save "Unicode text" as UTF-16.
             text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
         except UnicodeDecodeError as error:
-            raise ValueError(f"{path}: not UTF-8; save the table as UTF-8") from error
-        return cls(by_clip=_parsed(text, str(path)))
+            raise ValueError(f"{place}: not UTF-8; save the table as UTF-8") from error
+        return cls(by_clip=_parsed(text, place))
 
     def __bool__(self) -> bool:
         return bool(self.by_clip)

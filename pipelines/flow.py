@@ -1,6 +1,6 @@
 """The flow: recordings in, a corpus out. Its stages in order.
 
-ingest → normalise → slice → transcribe → phonemise → features → screen → shard
+ingest → normalise (→ separate) → slice → transcribe → phonemise → features → screen → shard
 """
 
 from collections.abc import Mapping
@@ -15,12 +15,14 @@ from gsv_core.text.mandarin_polyphones import polyphones_digest
 from pipelines.corrections import Corrections
 from pipelines.engines.choose import EngineConfig, engine_versions
 from pipelines.engines.decoder import DecodeLimits
+from pipelines.engines.separator import separator_versions
 from pipelines.stage import Resources, Stage, digest_of
 from pipelines.stages.features import ExtractFeatures
 from pipelines.stages.ingest import IngestSources
 from pipelines.stages.normalise import NormaliseRecordings
 from pipelines.stages.phonemise import PhonemiseUtterances
 from pipelines.stages.screen import Bounds, ScreenExamples
+from pipelines.stages.separate import SeparateSpeech, SeparationConfig
 from pipelines.stages.shard import ShardWriter
 from pipelines.stages.slice import SliceRecordings
 from pipelines.stages.transcribe import Guards, TranscribeClips
@@ -41,6 +43,7 @@ class FlowConfig:
     limits: DecodeLimits = field(default_factory=DecodeLimits)
     guards: Guards = field(default_factory=Guards)
     bounds: Bounds = field(default_factory=Bounds)
+    separation: SeparationConfig = field(default_factory=SeparationConfig)
     gpus: float = 0.0
 
 
@@ -96,10 +99,16 @@ def build_flow(
     """
     polyphones = polyphones_digest(Path(config.polyphones)) if config.polyphones else None
     model_stage = Resources(cpus=1.0, gpus=config.gpus)
+    wanted = config.separation.mode != "off"
+    separate = SeparateSpeech(config=config.separation, target_lufs=config.target_lufs, engines=config.engines)
+    # A stage that is not there leaves no trace in the ids of units.
+    separation = (separate,) if wanted else ()
+    versions = engine_versions(config.engines) | (separator_versions(config.separation.engine) if wanted else {})
     return Flow(
         stages=(
             IngestSources(limits=config.limits),
             NormaliseRecordings(limits=config.limits, target_lufs=config.target_lufs),
+            *separation,
             SliceRecordings(shortest_s=config.shortest_s, longest_s=config.longest_s, engines=config.engines),
             TranscribeClips(
                 shortest_s=config.shortest_s,
@@ -126,6 +135,6 @@ def build_flow(
         ),
         writer=ShardWriter(),
         derived_from=derived_from,
-        engine_versions=engine_versions(config.engines),
+        engine_versions=versions,
         polyphones_digest=polyphones,
     )

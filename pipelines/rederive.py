@@ -134,7 +134,12 @@ class Deriver:
         if not all(np.isfinite(array).all() for array in (content, text_vectors, speaker_vector) if array is not None):
             raise NotDerivable("a feature is NaN or infinite")
         return replace(
-            example, content=content, tokens=tokens, text_vectors=text_vectors, speaker_vector=speaker_vector
+            example,
+            content=content,
+            tokens=tokens,
+            text_vectors=text_vectors,
+            speaker_vector=speaker_vector,
+            wave=wave,
         )
 
     @cached_property
@@ -175,7 +180,7 @@ def _stored(mark: Committed, corpus: Storage) -> Iterator[_Stored]:
 
 
 def _example(line: dict[str, Any], flac: bytes, arrays: dict[str, np.ndarray]) -> Example:
-    treatment = {entry.name: line[entry.name] for entry in fields(Treatment)}
+    treatment: dict[str, Any] = {entry.name: line.get(entry.name) for entry in fields(Treatment)}
     return Example(
         utterance=utterance_of(line),
         flac=flac,

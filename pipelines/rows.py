@@ -167,6 +167,13 @@ class Treatment:
     shortfall_db: float
     """By how much it stays below the target, because its peaks leave no more room."""
     warnings: tuple[str, ...] = ()
+    separator: str | None = None
+    """The engine that took noise out of it, and its version; None where it was left as it is."""
+    snr_before_db: float | None = None
+    """Of the recording before and after the separator, also where it was not kept; None where none was asked for."""
+    snr_after_db: float | None = None
+    quality_before: float | None = None
+    quality_after: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -215,6 +222,8 @@ class Example:
     """(L,) little-endian uint32, by which a copy of the same audio is known."""
     not_finite: tuple[str, ...] = ()
     """Numbers that a model answered with NaN or infinity: they are None."""
+    wave: np.ndarray | None = None
+    """(T,) float32, the FLAC decoded, while a next stage needs it; not stored."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -333,6 +342,11 @@ _TREATMENT: tuple[tuple[str, pa.DataType], ...] = (
     ("source_peak_db", pa.float64()),
     ("shortfall_db", pa.float64()),
     ("warnings", _STRINGS),
+    ("separator", pa.string()),
+    ("snr_before_db", pa.float64()),
+    ("snr_after_db", pa.float64()),
+    ("quality_before", pa.float64()),
+    ("quality_after", pa.float64()),
 )
 
 _PLACE: tuple[tuple[str, pa.DataType], ...] = (

@@ -14,8 +14,9 @@ import logging
 import threading
 import time
 import traceback
+import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
@@ -47,6 +48,17 @@ logger = logging.getLogger(__name__)
 
 _MOST_BLOCKS = 2_000
 """Rows that Ray Data keeps books on, however many units there are: beyond it several units share one."""
+_BOARD_S = 10.0
+NODE_IS_GONE = (
+    "the Ray node that the job was started on is gone: one of its own processes was killed, or memory ran out; run the "
+    "same command again: what is committed stays"
+)
+_NODE_ERRORS = (
+    ray.exceptions.LocalRayletDiedError,
+    ray.exceptions.NodeDiedError,
+    ray.exceptions.OwnerDiedError,
+    ray.exceptions.RaySystemError,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +186,7 @@ class _StageActor:
         work.seconds += time.monotonic() - started
         self._tell(force=True)
         if not self._last:
-            return {"unit": [work.unit.to_json()], "work": _objects(work)}
+            return {"unit": [work.unit.unit_id], "work": _objects(work)}
         committed = work.committed
         accounts = committed.accounts if committed else ()
         return {
@@ -272,7 +284,7 @@ def run_units(
         ray.remote(Board).options(num_cpus=0, scheduling_strategy=here, max_restarts=-1, max_task_retries=-1).remote()
     )
     dataset: Any = ray.data.from_items(
-        [{"unit": unit.to_json()} for unit in units], override_num_blocks=min(len(units), _MOST_BLOCKS)
+        [{"unit": _packed(unit)} for unit in units], override_num_blocks=min(len(units), _MOST_BLOCKS)
     )
     groups = stage_groups(flow.stages)
     sizes = pool_sizes([resources for resources, _ in groups], min(actors, len(units)), ray.cluster_resources())
@@ -332,6 +344,8 @@ def first_cause() -> Iterator[None]:
     """Ray wraps an error of a worker in pages of its own frames; what a reader needs is the last line."""
     try:
         yield
+    except _NODE_ERRORS as error:
+        raise RuntimeError(NODE_IS_GONE) from error
     except ray.exceptions.RayError as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise RuntimeError(lines[-1] if lines else type(error).__name__) from error
@@ -357,14 +371,20 @@ class _watching:  # noqa: N801 - reads as a statement
     def _watch(self) -> None:
         assert self._on_progress is not None
         while not self._ended.wait(0.5):
-            self._on_progress(ray.get(self._board.read.remote()))
+            with suppress(ray.exceptions.RayError):  # the board is being started again, or the run is about to end
+                self._on_progress(ray.get(self._board.read.remote(), timeout=_BOARD_S))
 
 
 def _work_of(batch: dict[str, np.ndarray]) -> _Work:
     if "work" in batch:
         return batch["work"][0]
-    unit = Unit.from_json(str(batch["unit"][0]))
+    unit = Unit.from_json(zlib.decompress(batch["unit"][0]))
     return _Work(unit=unit, rows=list(unit.sources))
+
+
+def _packed(unit: Unit) -> bytes:
+    """A unit as it waits in the driver, of whose memory all units together must stay a small part."""
+    return zlib.compress(unit.to_json().encode())
 
 
 def _objects(work: _Work) -> np.ndarray:

@@ -254,6 +254,12 @@ def read_lexicon(folder: Path, language: str | None = None) -> Lexicon:
     return Lexicon.read(path, language)
 
 
+def stored_lexicon(corpus: Storage, voice: str) -> Lexicon:
+    """The words that a voice of `corpus` is read with; an empty lexicon where there are none."""
+    path = f"voices/{voice}/{LEXICON_NAME}"
+    return Lexicon.parse(corpus.read(path), path) if corpus.exists(path) else Lexicon()
+
+
 def _lexicon_digest(lexicon: Lexicon, source: Source) -> str | None:
     """Names the words that may decide how a recording is read: those in its transcript if that is all, else all."""
     part = lexicon if source.transcript is None or source.corrections else lexicon.part_for(source.transcript)

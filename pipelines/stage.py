@@ -8,7 +8,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
 from pipelines.rows import Rejection
@@ -49,9 +49,16 @@ class Stage(ABC, Generic[Row, Result]):
 
     def fingerprint(self) -> dict[str, Any]:
         """The part of this stage that decides its result: everything but where it runs."""
-        settings = asdict(self)
+        settings = {entry.name: _identity(getattr(self, entry.name)) for entry in fields(self)}
         settings.pop("resources")
         return {"stage": self.name, "version": self.version, **settings}
+
+
+def _identity(value: Any) -> Any:
+    """What of a setting decides the result: its own `fingerprint` where it has one."""
+    if hasattr(value, "fingerprint"):
+        return value.fingerprint()
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
 
 
 def digest_of(value: Any) -> str:

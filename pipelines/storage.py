@@ -1,4 +1,4 @@
-"""Where a corpus lives: a local folder or an object store, behind the eight calls the layout needs.
+"""Where a corpus lives: a local folder or an object store, behind the nine calls the layout needs.
 
 Nothing is ever seen half-written under its final name. A local write goes to a temporary name, is flushed to the disk
 and renamed; an object appears in its store when the whole of it has arrived. A store that does not answer is asked
@@ -53,6 +53,10 @@ class Storage(Protocol):
 
     def names(self, folder: str) -> list[str]:
         """The names directly inside `folder`, sorted; empty where there is none."""
+        ...
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Path → length of every file below `folder`."""
         ...
 
     def delete(self, path: str) -> None:
@@ -113,6 +117,10 @@ class LocalStorage:
         if not place.is_dir():
             return []
         return sorted(entry.name for entry in place.iterdir() if not entry.name.endswith(_PARTIAL))
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        files = (path for path in sorted(self.path(folder).rglob("*")) if path.is_file())
+        return {path.relative_to(self.root).as_posix(): path.stat().st_size for path in files}
 
     def delete(self, path: str) -> None:
         target = self.path(path)
@@ -222,6 +230,13 @@ class ObjectStorage:
             return []
         return sorted(entry.rstrip("/").rsplit("/", 1)[-1] for entry in entries)
 
+    def sizes(self, folder: str) -> dict[str, int]:
+        try:
+            found = self._asked(folder, "listed", self._fresh(lambda key: self._system.find(key, detail=True)))
+        except FileNotFoundError:
+            return {}
+        return {key[len(self._prefix) + 1 :]: int(entry["size"]) for key, entry in found.items()}
+
     def delete(self, path: str) -> None:
         try:
             self._asked(path, "deleted", self._fresh(lambda key: self._system.rm(key, recursive=True)))
@@ -283,9 +298,51 @@ class ObjectStorage:
         raise AssertionError("the last attempt returns or raises")
 
 
-def open_storage(uri: str | Path) -> Storage:
-    """The storage behind a path or a URI such as `s3://bucket/corpus`."""
-    text = str(uri)
+class JoinedStorage:
+    """A corpus in a store, but for its runs and reports, which lie in a local folder: those are wanted as files."""
+
+    def __init__(self, store: Storage, local: LocalStorage) -> None:
+        self.root = store.root
+        self._store, self._local = store, local
+
+    def read(self, path: str) -> bytes:
+        return self._of(path).read(path)
+
+    def write(self, path: str, data: bytes) -> None:
+        self._of(path).write(path, data)
+
+    def write_if_absent(self, path: str, data: bytes) -> bool:
+        return self._of(path).write_if_absent(path, data)
+
+    def exists(self, path: str) -> bool:
+        return self._of(path).exists(path)
+
+    def size_bytes(self, path: str) -> int:
+        return self._of(path).size_bytes(path)
+
+    def names(self, folder: str) -> list[str]:
+        return sorted({*self._store.names(folder), *self._local.names(folder)})
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        return {**self._store.sizes(folder), **self._local.sizes(folder)}
+
+    def delete(self, path: str) -> None:
+        self._store.delete(path)
+        self._local.delete(path)
+
+    def unfinished(self) -> list[str]:
+        return self._local.unfinished()
+
+    def _of(self, path: str) -> Storage:
+        parts = path.split("/")
+        return self._local if parts[0] == "report" or (parts[0] == "voices" and parts[2:3] == ["runs"]) else self._store
+
+
+def open_storage(place: str | Path | Storage) -> Storage:
+    """The storage behind a path or a URI such as `s3://bucket/corpus`; one that is open already, as it is."""
+    if not isinstance(place, str | Path):
+        return place
+    text = str(place)
     if text.startswith("file://"):
         return LocalStorage(text.removeprefix("file://"))
     if "://" in text:

@@ -1,8 +1,9 @@
 """The names in a config to loaded engines. Nothing is loaded before it is asked for, once per actor."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
+from typing import Any
 
 from pipelines.engines.packaged import check_folder, content_digest
 from pipelines.engines.protocols import QualityModel, Recogniser, SpeakerVerifier, VoiceActivity
@@ -22,6 +23,8 @@ class EngineConfig:
     align_models: Mapping[str, str] = field(default_factory=dict)
     """Language → wav2vec2 folder or hub name; whisperX's own choice for the others."""
     compute_type: str = "int8"
+    recogniser_batch: int = 1
+    """Windows of 30 s that whisperX reads at once: 1 on a CPU, where more buys nothing; 8 to 32 on a GPU."""
     speaker_verifier: str = "resemblyzer"
     speaker_verifier_model: str = "speechbrain/spkrec-ecapa-voxceleb"
     """Folder with ECAPA's tensors, or a name on the hub. Not used by resemblyzer."""
@@ -29,6 +32,8 @@ class EngineConfig:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
+        if self.recogniser_batch < 1:
+            raise ValueError(f"engines.recogniser_batch must be at least 1, got {self.recogniser_batch}")
         for what, value, known in (
             ("recogniser", self.recogniser, RECOGNISERS),
             ("speaker_verifier", self.speaker_verifier, SPEAKER_VERIFIERS),
@@ -36,6 +41,17 @@ class EngineConfig:
         ):
             if value not in known:
                 raise ValueError(f"engines.{what}: expected one of {', '.join(known)}, got {value!r}")
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What of these decides a result: of a model in a folder what is in it, not where it lies on this machine."""
+        settings = asdict(self)
+        settings.pop("recogniser_batch")
+        for name in ("recogniser_model", "speaker_verifier_model"):
+            settings[name] = content_digest(settings[name]) or settings[name]
+        settings["align_models"] = {
+            language: content_digest(model) or model for language, model in self.align_models.items()
+        }
+        return settings
 
 
 _PACKAGES = {
@@ -97,6 +113,7 @@ def load_recogniser(config: EngineConfig) -> Recogniser:
             align_models=config.align_models,
             compute_type=config.compute_type,
             device=config.device,
+            batch_size=config.recogniser_batch,
         )
     from pipelines.engines.embedded_recogniser import PocketsphinxRecogniser
 
@@ -114,13 +131,13 @@ def load_speaker_verifier(config: EngineConfig) -> SpeakerVerifier:
     return ResemblyzerVerifier()
 
 
-def load_quality(config: EngineConfig) -> QualityModel | None:
-    """Predicted opinion; None where the config wants none."""
+def load_quality(config: EngineConfig, *, windows: int = 2) -> QualityModel | None:
+    """Predicted opinion, heard in that many places of a long wave; None where the config wants none."""
     if config.quality == "none":
         return None
     from pipelines.engines.quality import DnsmosQuality
 
-    return DnsmosQuality()
+    return DnsmosQuality(windows=windows)
 
 
 def load_voice_activity(_config: EngineConfig) -> VoiceActivity:

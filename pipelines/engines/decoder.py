@@ -249,6 +249,9 @@ def _frames(container: "InputContainer", stream: "AudioStream") -> Iterator["Aud
                 raise
             yield None
             return
+        except IndexError:
+            yield None  # a damaged file that turns up with a stream it did not have at first
+            return
         if packet is None:
             return
         try:

@@ -1,4 +1,4 @@
-"""What the flow asks of a third-party model: four small Protocols and the records they answer with.
+"""What the flow asks of a third-party model: five small Protocols and the records they answer with.
 
 An engine takes a mono float32 wave at any rate and resamples for itself. Its `name` says which model answered, so that
 numbers of two engines are never mixed. Loading happens in the engine's own constructor, once per actor.
@@ -110,6 +110,16 @@ class QualityModel(Protocol):
     name: str
 
     def predict(self, wave: np.ndarray, rate_hz: int) -> float: ...
+
+
+class Separator(Protocol):
+    """A wave to the speech in it, without noise or music."""
+
+    name: str
+
+    def separate(self, wave: np.ndarray, rate_hz: int) -> np.ndarray:
+        """`wave` (T,) -> (T,) at the same rate, nothing moved in time."""
+        ...
 
 
 class VoiceActivity(Protocol):

@@ -13,6 +13,7 @@ from markupsafe import Markup, escape
 
 _WIDTH, _HEIGHT = 336, 168
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 58, 10, 22
+_ROW = 20
 _CHARACTER = 6.2  # width of one at the size the CSS gives labels
 
 
@@ -94,6 +95,53 @@ def histogram(values: Sequence[float], *, title: str, unit: str) -> Markup:
         f"{title} of {len(values)}: from {number(min(values))} to {number(max(values))} {unit}, median {number(middle)}"
     )
     return _svg(parts, told)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """One row of an interval chart: its name, its CSS class, its value, and between what that lies."""
+
+    name: str
+    css: str
+    value: float
+    interval: tuple[float, float] | None = None
+
+
+def interval_chart(
+    marks: Sequence[Mark], *, title: str, show: Callable[[float], str], tick: Callable[[float], str]
+) -> Markup:
+    """A dot a row, its interval a line through it; an empty Markup where there is no row.
+
+    `show` writes a value, `tick` one of the round numbers of the axis.
+    """
+    if not marks:
+        return Markup("")
+    ends = [end for mark in marks for end in (mark.value, *(mark.interval or ()))]
+    ticks = _ticks(min(ends), max(ends), 2)
+    left, right = 14 + 1.1 * _CHARACTER * max(len(mark.name) for mark in marks), _WIDTH - 46
+    bottom = _TOP + _ROW * len(marks)
+    x_of = _scale(min(*ends, ticks[0]), max(*ends, ticks[-1]), left, right)
+    parts: list[Markup] = []
+    for place in ticks:
+        x = x_of(place)
+        parts.append(
+            Markup('<line class="grid" x1="{0:.1f}" x2="{0:.1f}" y1="{1}" y2="{2}"/>').format(x, _TOP - 4, bottom)
+        )
+        parts.append(_text(x, bottom + 14, tick(place), "tick", "middle"))
+    for row, mark in enumerate(marks):
+        y = _TOP + _ROW * row + _ROW / 2
+        parts.append(_text(left - 8, y + 4, mark.name, f"label {mark.css}", "end"))
+        if mark.interval is not None:
+            low, high = map(x_of, mark.interval)
+            parts.append(
+                Markup('<line class="reach {}" x1="{:.1f}" x2="{:.1f}" y1="{:.1f}" y2="{:.1f}"/>').format(
+                    mark.css, low, high, y, y
+                )
+            )
+        parts.append(_dot(x_of(mark.value), y, 3.6, mark.css))
+        parts.append(_text(_WIDTH, y + 4, show(mark.value), f"label {mark.css}", "end"))
+    told = "; ".join(f"{mark.name} {show(mark.value)}" for mark in marks)
+    return _svg(parts, f"{title}: {told}", height=bottom + 20)
 
 
 def stacked_bar(parts: Sequence[tuple[str, str, float]], *, title: str) -> Markup:
@@ -198,7 +246,7 @@ def _text(x: float, y: float, text: str, css: str, anchor: str = "start") -> Mar
     return Markup('<text class="{}" x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>').format(css, x, y, anchor, text)
 
 
-def _svg(parts: Sequence[Markup], told: str) -> Markup:
+def _svg(parts: Sequence[Markup], told: str, *, height: float = _HEIGHT) -> Markup:
     opening = '<svg class="chart" viewBox="0 0 {} {}" width="{}" role="img" aria-label="{}">'
-    head = Markup(opening).format(_WIDTH, _HEIGHT, _WIDTH, told)
+    head = Markup(opening).format(_WIDTH, height, _WIDTH, told)
     return head + Markup("").join(escape(part) for part in parts) + Markup("</svg>")

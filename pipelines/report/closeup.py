@@ -19,7 +19,7 @@ from pipelines.engines.flac import decode_flac, encode_flac
 from pipelines.report.listening import AudioSample
 from pipelines.report.tables import clip_audio, committed_units, current_units, read_rows
 from pipelines.rows import RATE_HZ, Account
-from pipelines.storage import open_storage
+from pipelines.storage import Storage, open_storage
 
 MOST_ODD = 6
 MOST_REJECTED = 6
@@ -83,7 +83,7 @@ class Closeup:
     rejected: tuple[LookedAt, ...]
 
 
-def look_closely(corpus: Path | str, voice: str) -> Closeup:
+def look_closely(corpus: Path | str | Storage, voice: str) -> Closeup:
     """Read what there is of `voice`.
 
     Raises:
@@ -91,7 +91,7 @@ def look_closely(corpus: Path | str, voice: str) -> Closeup:
     """
     storage = open_storage(corpus)
     if voice not in storage.names("voices"):
-        raise ValueError(f"{corpus}: no voice {voice!r} in it")
+        raise ValueError(f"{storage.root}: no voice {voice!r} in it")
     place = f"voices/{voice}"
     committed = committed_units(storage, place, current_units(storage))
     manifest = [row for done in committed for row in read_rows(storage, f"{place}/manifest/{done.unit_id}.parquet")]

@@ -184,13 +184,13 @@ class CorpusNumbers:
         )
 
 
-def record_outcomes(corpus: Path | str, outcomes: Mapping[str, Outcome]) -> None:
+def record_outcomes(corpus: Path | str | Storage, outcomes: Mapping[str, Outcome]) -> None:
     """Note how a job ended, for each of its voices, beside the report; what an earlier job noted is replaced."""
     record = {voice: asdict(outcome) for voice, outcome in outcomes.items()}
     open_storage(corpus).write(_OUTCOMES, json.dumps(record, sort_keys=True, indent=1).encode())
 
 
-def collect(corpus: Path | str, outcomes: Mapping[str, Outcome] | None = None) -> CorpusNumbers:
+def collect(corpus: Path | str | Storage, outcomes: Mapping[str, Outcome] | None = None) -> CorpusNumbers:
     """Read a corpus. `outcomes` is added to what `record_outcomes` noted; without either, states follow from files.
 
     Raises:
@@ -201,7 +201,7 @@ def collect(corpus: Path | str, outcomes: Mapping[str, Outcome] | None = None) -
     about = read_json(storage, "corpus.json")
     names = storage.names("voices")
     if not about and not names:
-        raise ValueError(f"{corpus}: no corpus here; `gsv prepare` or `gsv onboard` makes one")
+        raise ValueError(f"{storage.root}: no corpus here; `gsv prepare` or `gsv onboard` makes one")
     units = current_units(storage)
     voices = sorted({name for name in names if _is_current(storage, name, units)} | known.keys())
     engines = {role: str(name) for role, name in (about.get("engines") or {}).items() if name and role in _ROLES}
@@ -225,7 +225,7 @@ def collect(corpus: Path | str, outcomes: Mapping[str, Outcome] | None = None) -
     )
 
 
-def collect_coverage(corpus: Path | str, voice: str) -> tuple[Coverage, ...]:
+def collect_coverage(corpus: Path | str | Storage, voice: str) -> tuple[Coverage, ...]:
     """What the report says one voice covers, without reading the rest.
 
     Raises:
@@ -234,9 +234,9 @@ def collect_coverage(corpus: Path | str, voice: str) -> tuple[Coverage, ...]:
     storage = open_storage(corpus)
     about, voices = read_json(storage, "corpus.json"), storage.names("voices")
     if not about and not voices:
-        raise ValueError(f"{corpus}: no corpus here; `gsv prepare` or `gsv onboard` makes one")
+        raise ValueError(f"{storage.root}: no corpus here; `gsv prepare` or `gsv onboard` makes one")
     if voice not in voices:
-        raise ValueError(f"{corpus}: no voice {voice!r} in it; there are {', '.join(sorted(voices)) or 'none'}")
+        raise ValueError(f"{storage.root}: no voice {voice!r} in it; there are {', '.join(sorted(voices)) or 'none'}")
     place = f"voices/{voice}"
     committed = committed_units(storage, place, current_units(storage))
     clips = {
@@ -334,12 +334,17 @@ def _trained(storage: Storage, place: str, run: Mapping[str, Any]) -> TrainedNum
     sentences: tuple[SpokenSentence, ...] = ()
     for pair in scores.get("pairs") or ():
         best = (pair["semantic"], pair["wave"]) == (chosen.get("semantic"), chosen.get("wave"))
-        label = f"{_save_name(pair['semantic'])} + {_save_name(pair['wave'])}"
+        label = f"{save_name(pair['semantic'])} + {save_name(pair['wave'])}"
         row = PairScores(label=label, semantic=pair["semantic"], wave=pair["wave"], numbers=_numbers(pair), best=best)
         pairs.append(row)
         if best:
             sentences = tuple(
-                SpokenSentence(text=entry["text"], recognised=entry.get("recognised"), numbers=_numbers(entry))
+                SpokenSentence(
+                    text=entry["text"],
+                    recognised=entry.get("recognised"),
+                    # Before its second form a record held its numbers beside its words.
+                    numbers=_numbers(entry.get("numbers", entry)),
+                )
                 for entry in pair.get("utterances") or ()
             )
     compared = tuple(
@@ -370,7 +375,7 @@ def _trained(storage: Storage, place: str, run: Mapping[str, Any]) -> TrainedNum
     )
 
 
-def _save_name(weights: str) -> str:
+def save_name(weights: str) -> str:
     """`semantic-s000040` -> `GPT 40`, the way people say it."""
     phase, _, step = weights.rpartition("-s")
     names = {"semantic": "GPT", "wave": "SoVITS"}

@@ -25,10 +25,18 @@ _FOLDER = Path(__file__).parent
 
 
 def write_report(
-    corpus: CorpusNumbers, out: Path, *, pages: Mapping[str, str] | None = None, changes: Sequence[Change] = ()
+    corpus: CorpusNumbers,
+    out: Path,
+    *,
+    pages: Mapping[str, str] | None = None,
+    evaluations: Mapping[str, str] | None = None,
+    changes: Sequence[Change] = (),
 ) -> Path:
-    """Write the page to `out`, all or nothing, and give `out` back. `pages`: voice → address of a page of its own."""
-    return put(page(corpus, pages=pages, changes=changes), out)
+    """Write the page to `out`, all or nothing, and give `out` back.
+
+    `pages`: voice → address of a page of its own; `evaluations`: voice → address of the page about its scores.
+    """
+    return put(page(corpus, pages=pages, evaluations=evaluations, changes=changes), out)
 
 
 def put(text: str, out: Path) -> Path:
@@ -41,12 +49,24 @@ def put(text: str, out: Path) -> Path:
     return out
 
 
-def page(corpus: CorpusNumbers, *, pages: Mapping[str, str] | None = None, changes: Sequence[Change] = ()) -> str:
+def page(
+    corpus: CorpusNumbers,
+    *,
+    pages: Mapping[str, str] | None = None,
+    evaluations: Mapping[str, str] | None = None,
+    changes: Sequence[Change] = (),
+) -> str:
     """The whole page as text."""
     environment = environment_of()
     anchors = {voice.voice: f"voice-{index}" for index, voice in enumerate(corpus.voices, start=1)}
     template = environment.get_template("page.html")
-    return template.render(corpus=corpus, anchors=anchors, pages=pages or {}, changes=[*map(_change, changes)])
+    return template.render(
+        corpus=corpus,
+        anchors=anchors,
+        pages=pages or {},
+        evaluations=evaluations or {},
+        changes=[*map(change_cells, changes)],
+    )
 
 
 def environment_of() -> jinja2.Environment:
@@ -88,7 +108,7 @@ def environment_of() -> jinja2.Environment:
     return environment
 
 
-def _change(change: Change) -> dict[str, Any]:
+def change_cells(change: Change) -> dict[str, Any]:
     """What became of a voice, as cells: (text, whether it is better, worse or neither)."""
     before, now = change.before, change.now
     if before is None or now is None:
@@ -108,7 +128,8 @@ def _change(change: Change) -> dict[str, Any]:
     if before.model_version != now.model_version and now.model_version:
         cells.append((f"version {now.model_version}", ""))
     if before.state != now.state:
-        cells.append((f"{wording.STATES[before.state][0]} \N{RIGHTWARDS ARROW} {wording.STATES[now.state][0]}", ""))
+        said = f"{wording.STATES[before.state][0]} \N{RIGHTWARDS ARROW} {wording.STATES[now.state][0]}"
+        cells.append((said, {"registered": "better", "failed": "worse"}.get(now.state, "")))
     return {"voice": change.voice, "cells": cells or [("other numbers, as before to people", "")]}
 
 

@@ -16,7 +16,7 @@ from gsv_core.features import HeardBefore, extract_features, features_before
 from pipelines.engines.choose import EngineConfig, load_speaker_verifier
 from pipelines.engines.flac import decode_flac
 from pipelines.engines.protocols import SpeakerVerifier
-from pipelines.rows import Example, Rejection, SpokenClip
+from pipelines.rows import RATE_HZ, Example, Rejection, SpokenClip
 from pipelines.stage import Stage
 
 
@@ -26,6 +26,8 @@ class FeatureModels:
     speaker_verifier: SpeakerVerifier
     before: Mapping[str, HeardBefore] = field(default_factory=dict)
     """By clip id, what was computed for many clips at once."""
+    waves: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """By clip id, the audio that was decoded for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,16 +81,19 @@ class ExtractFeatures(Stage[SpokenClip, Example]):
     @staticmethod
     def batched(rows: Sequence[SpokenClip], model: FeatureModels) -> FeatureModels:
         """Models that know the content and text vectors of these rows already."""
-        found = features_before(model.base, [(decode_flac(row.flac)[0], row.utterance) for row in rows])
+        waves = {row.utterance.clip_id: decode_flac(row.flac)[0] for row in rows}
+        found = features_before(model.base, [(waves[row.utterance.clip_id], row.utterance) for row in rows])
         before = {row.utterance.clip_id: clip for row, clip in zip(rows, found, strict=True)}
-        return replace(model, before=before)
+        return replace(model, before=before, waves=waves)
 
     def process(self, row: SpokenClip, model: FeatureModels) -> Iterator[Example | Rejection]:
         utterance = row.utterance
-        wave, rate_hz = decode_flac(row.flac)
+        wave = model.waves.get(utterance.clip_id)
+        if wave is None:
+            wave, _ = decode_flac(row.flac)
         before = model.before.get(utterance.clip_id)
         features = extract_features(model.base, wave, utterance, loud=True, before=before)
-        speaker = model.speaker_verifier.embed(wave, rate_hz).astype(np.float32)
+        speaker = model.speaker_verifier.embed(wave, RATE_HZ).astype(np.float32)
         arrays = [features.content, features.text_vectors, features.speaker_vector, speaker]
         if not all(np.isfinite(array).all() for array in arrays if array is not None):
             yield Rejection(
@@ -108,6 +113,7 @@ class ExtractFeatures(Stage[SpokenClip, Example]):
             uri=row.uri,
             gain_db=row.gain_db,
             treatment=row.treatment,
+            wave=wave,
             content=features.content,
             tokens=features.tokens,
             speaker=speaker,

@@ -21,7 +21,7 @@ from pipelines.bounds import first_broken
 from pipelines.engines.choose import EngineConfig, load_quality, load_speaker_verifier
 from pipelines.engines.flac import decode_flac
 from pipelines.engines.protocols import QualityModel, SpeakerVerifier
-from pipelines.rows import Example, Rejection, Screening, Utterance
+from pipelines.rows import RATE_HZ, Example, Rejection, Screening, Utterance
 from pipelines.stage import Stage
 
 
@@ -64,13 +64,19 @@ class ScreenExamples(Stage[Example, Example]):
         return ScreenModels(load_quality(self.engines), load_speaker_verifier(self.engines))
 
     def process(self, row: Example, model: ScreenModels) -> Iterator[Example | Rejection]:
-        wave, rate_hz = decode_flac(row.flac)
-        numbers, infinite = _without_infinite(self._numbers(row.utterance, wave, rate_hz, model))
+        wave = decode_flac(row.flac)[0] if row.wave is None else row.wave
+        numbers, infinite = _without_infinite(self._numbers(row.utterance, wave, RATE_HZ, model))
         broken = first_broken(self.bounds, vars(numbers))
         if broken is None:
             utterance, odd = _finite_utterance(row.utterance)
-            codes = fingerprint(wave, rate_hz).astype("<u4").tobytes()
-            yield replace(row, utterance=utterance, screening=numbers, fingerprint=codes, not_finite=(*infinite, *odd))
+            yield replace(
+                row,
+                utterance=utterance,
+                screening=numbers,
+                fingerprint=fingerprint(wave, RATE_HZ).astype("<u4").tobytes(),
+                not_finite=(*infinite, *odd),
+                wave=None,
+            )
             return
         utterance = row.utterance
         yield Rejection(

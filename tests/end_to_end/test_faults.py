@@ -4,19 +4,20 @@ Whatever is struck, and when: run again, and the corpus is byte for byte that of
 """
 
 import hashlib
+import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from jobs.cli import main
 from pipelines.storage import open_storage
 from tests.end_to_end.bad_store import bad_store
 from tests.end_to_end.drills import (
-    ROOT,
+    Outcome,
     Program,
     Undisturbed,
     below,
@@ -43,6 +44,12 @@ def made(demo_voices: Path, tmp_path_factory: pytest.TempPathFactory) -> Undistu
     return made
 
 
+def assert_ended_well(outcome: Outcome) -> None:
+    """Done, and its standard output is JSON for a program, whatever Ray had to say of the dead."""
+    assert outcome.returncode == 0, outcome.stderr[-3000:]
+    assert len(json.loads(outcome.stdout)["voices"]) == 4
+
+
 def assert_run_again_is_identical(made: Undisturbed, workspace: Path) -> None:
     outcome = Program(made.recordings, workspace, "--cpus=2").end()
     assert outcome.returncode == 0, outcome.stderr[-3000:]
@@ -56,8 +63,7 @@ def test_a_killed_worker(made: Undisturbed, tmp_path: Path, seed: int) -> None:
         return bool(workers) and kill(workers[seed % len(workers)])
 
     program = disturbed(made, tmp_path, strike, seed, "--cpus=2")
-    outcome = program.end()
-    assert outcome.returncode == 0, outcome.stderr[-3000:]
+    assert_ended_well(program.end())
     assert digests(program.workspace) == made.files
 
 
@@ -68,8 +74,7 @@ def test_a_killed_actor(made: Undisturbed, tmp_path: Path, seed: int) -> None:
         return bool(actors) and kill(actors[seed % len(actors)])
 
     program = disturbed(made, tmp_path, strike, seed, "--cpus=2")
-    outcome = program.end()
-    assert outcome.returncode == 0, outcome.stderr[-3000:]
+    assert_ended_well(program.end())
     assert digests(program.workspace) == made.files
 
 
@@ -82,6 +87,24 @@ def test_a_killed_driver(made: Undisturbed, tmp_path: Path, seed: int) -> None:
     program = disturbed(made, tmp_path, strike, seed, "--cpus=2")
     for path, digest in digests(program.workspace).items():
         assert made.files[path] == digest, f"{path} was left half-written"
+    assert_run_again_is_identical(made, program.workspace)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["/raylet/raylet ", "dashboard/agent.py"])
+def test_a_killed_part_of_ray_itself_ends_the_run_in_one_line(made: Undisturbed, tmp_path: Path, part: str) -> None:
+    def strike(program: Program) -> bool:
+        up = bool(program.workers("MapWorker"))
+        return up and any(map(kill, program.ray_processes(part)))
+
+    program = disturbed(made, tmp_path, strike, 1, "--cpus=2")
+    outcome = program.end()
+    assert outcome.returncode == 1
+    assert outcome.stdout == ""
+    last = outcome.stderr.strip().splitlines()[-1]
+    assert last.startswith("gsv: ")
+    assert "the Ray node that the job was started on is gone" in last
+    assert "Traceback" not in outcome.stderr
     assert_run_again_is_identical(made, program.workspace)
 
 
@@ -114,7 +137,7 @@ def test_a_killed_node(made: Undisturbed, ray_cluster: Any, tmp_path: Path, seed
     program = disturbed(made, tmp_path, strike, seed, "--cpus=2", f"--ray-address={ray_cluster.address}")
     outcome = program.end()
     ray_cluster.remove_node(node, allow_graceful=False)
-    assert outcome.returncode == 0, outcome.stderr[-3000:]
+    assert_ended_well(outcome)
     assert digests(program.workspace) == made.files
 
 
@@ -169,37 +192,31 @@ def test_a_clock_that_jumps(made: Undisturbed, tmp_path: Path) -> None:
     assert digests(workspace) == made.files
 
 
-_STORE_DRIVER = """
-import sys
-from pathlib import Path
-from jobs.cluster import Cluster
-from jobs.config import ClusterConfig
-from pipelines.runner import run_units
-from pipelines.sources import gather
-from pipelines.storage import open_storage
-from pipelines.units import plan
-from tests.pipelines.test_runner import real_flow
-
-recordings, uri, scratch = sys.argv[1:]
-flow, corpus = real_flow(), open_storage(uri)
-planned = plan(gather(Path(recordings), corpus).sources, flow.digest, corpus)
-with Cluster(ClusterConfig(cpus=2), Path(scratch)) as cluster:
-    cluster.start()
-    results = list(run_units(planned.to_do, flow, uri, actors=2))
-assert len(results) == 4 and not any(result.error for result in results), results
-"""
-
-
 @pytest.mark.slow
-def test_a_corpus_in_an_object_store_that_fails_now_and_then(made: Undisturbed, tmp_path: Path) -> None:
+def test_a_corpus_in_an_object_store_that_fails_now_and_then(
+    made: Undisturbed, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workspace = str(tmp_path / "w")
     with bad_store() as store:
-        store.fail_every(9)
-        command = [sys.executable, "-c", _STORE_DRIVER, made.recordings, "s3://corpora/c", tmp_path]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
-        assert done.returncode == 0, done.stderr[-3000:]
+        store.fail_every(25)
+        outcome = Program(made.recordings, Path(workspace), "--cpus=2", "--corpus=s3://corpora/c").end()
+        assert outcome.returncode == 0, outcome.stderr[-3000:]
         assert store.failed >= 3
         store.fail_every(0)
         corpus = open_storage("s3://corpora/c")
-        of_units = {path: digest for path, digest in made.files.items() if "/units/" in path or "/shards/" in path}
-        assert {path: hashlib.sha256(corpus.read(path)).hexdigest() for path in of_units} == of_units
+        found = {path: hashlib.sha256(corpus.read(path)).hexdigest() for path in corpus.sizes("")}
+        (lease,) = (path for path in found if path.startswith("lease/"))
+        assert json.loads(corpus.read(lease))["free"]
+        assert found == {**made.files, lease: found[lease]}
+        # The workspace remembers where its corpus is.
+        for verb in (["verify"], ["select"], ["report"], ["gc", "--json"]):
+            assert main([*verb, "--workspace", workspace]) == 0
+        said = capsys.readouterr().out
+        assert "4 units" in said
+        assert "all as committed" in said
+        assert '"files": []' in said
+        assert len(corpus.names("voices/ada/selection")) == 1
+        assert (tmp_path / "w" / "corpus" / "report" / "index.html").is_file()
+        again = Program(made.recordings, Path(workspace), "--cpus=2").end()
+        assert again.returncode == 0, again.stderr[-3000:]
+        assert "ray" not in again.stderr.lower()

@@ -1,6 +1,7 @@
 import json
 import pickle
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from gsv_core.checkpoints.releases import Release
 from pipelines.engines.choose import EngineConfig
 from pipelines.flow import Flow, FlowConfig, build_flow
 from pipelines.stages.screen import Bounds
+from pipelines.stages.separate import SeparationConfig
 from pipelines.stages.shard import ShardWriter
 from pipelines.stages.transcribe import Guards
 
@@ -39,6 +41,27 @@ def test_a_gpu_goes_to_the_stages_with_models_and_leaves_the_digest_alone() -> N
     with_gpu = flow(FlowConfig(gpus=0.5))
     assert [stage.name for stage in with_gpu.stages if stage.resources.gpus] == ["transcribe", "features", "screen"]
     assert with_gpu.digest == flow().digest
+
+
+def test_separation_is_a_stage_of_its_own_where_it_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.flow.separator_versions", lambda engine: {engine: "1"})
+    with_it = flow(FlowConfig(separation=SeparationConfig(mode="auto")))
+    assert [stage.name for stage in with_it.stages][1:4] == ["normalise", "separate", "slice"]
+    assert with_it.engine_versions["rnnoise"] == "1"
+    assert with_it.digest != flow().digest
+    assert flow(FlowConfig(separation=SeparationConfig(mode="off", least_gain=9.0))).digest == flow().digest
+
+
+def test_where_models_lie_and_how_many_windows_are_read_at_once_decide_nothing(tmp_path: Path) -> None:
+    digests = set()
+    for number, name in enumerate(("one", "two"), start=1):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.bin").write_bytes(b"weights")
+        engines = EngineConfig(recogniser="whisperx", recogniser_model=str(tmp_path / name), recogniser_batch=number)
+        digests.add(flow(FlowConfig(engines=engines)).digest)
+    (tmp_path / "two" / "model.bin").write_bytes(b"other weights")
+    assert len(digests) == 1
+    assert flow(FlowConfig(engines=engines)).digest not in digests
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import ray.exceptions
 
 from gsv_core.checkpoints.base import load_base
 from jobs.cluster import Cluster
@@ -24,7 +25,17 @@ from jobs.prepare import flow_of
 from pipelines.board import Board
 from pipelines.flow import Flow
 from pipelines.rows import Recording, Rejection, Source
-from pipelines.runner import Patience, UnitResult, _StageActor, pool_sizes, run_units, stage_groups
+from pipelines.runner import (
+    NODE_IS_GONE,
+    Patience,
+    UnitResult,
+    _packed,
+    _StageActor,
+    first_cause,
+    pool_sizes,
+    run_units,
+    stage_groups,
+)
 from pipelines.sources import gather
 from pipelines.stage import Resources, Stage
 from pipelines.stages.features import ExtractFeatures, FeatureModels
@@ -319,6 +330,14 @@ def test_a_recording_that_hangs_is_rejected_and_its_unit_committed(
     assert reasons == {endless.uri: "kills_worker", sound.uri: "refused"}
 
 
+def test_a_dead_node_is_one_line_that_says_what_to_do() -> None:
+    with pytest.raises(RuntimeError) as raised, first_cause():
+        raise ray.exceptions.LocalRayletDiedError
+    assert str(raised.value) == NODE_IS_GONE
+    assert "\n" not in NODE_IS_GONE
+    assert "run the same command again" in NODE_IS_GONE
+
+
 def test_patience_must_be_some() -> None:
     with pytest.raises(ValueError, match="least_s > 0"):
         Patience(least_s=0.0)
@@ -343,7 +362,7 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 def made_here(flow: Flow, unit: Unit, corpus: Path) -> dict[str, Any]:
     """What an actor with all stages says of a unit, without any Ray."""
     actor = _StageActor(flow, flow.stages, str(corpus), _Here(), Patience(), True)
-    answer = actor({"unit": np.array([unit.to_json()], dtype=object)})
+    answer = actor({"unit": np.array([_packed(unit)], dtype=object)})
     return {name: values[0] for name, values in answer.items()}
 
 

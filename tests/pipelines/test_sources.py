@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gsv_core.text.lexicon import Lexicon
-from pipelines.sources import HandedIn, gather, read_card
+from pipelines.sources import HandedIn, gather, read_card, stored_lexicon
 from pipelines.storage import LocalStorage
 
 
@@ -402,3 +402,13 @@ def test_a_lexicon_that_is_wrong_or_a_link_outside_is_refused_by_name(root: Path
     place.symlink_to(put(tmp_path / "secret.tsv", "Ada\tEY1\n"))
     with pytest.raises(ValueError, match="leaves its folder"):
         look(root)
+
+
+def test_the_words_kept_beside_a_voice_s_shards_are_read_wherever_they_lie(tmp_path: Path) -> None:
+    corpus = LocalStorage(tmp_path)
+    assert not stored_lexicon(corpus, "anna")
+    corpus.write("voices/anna/lexicon.tsv", b"Ray\tR AY1\n")
+    assert stored_lexicon(corpus, "anna") == Lexicon.parse(b"Ray\tR AY1\n")
+    corpus.write("voices/anna/lexicon.tsv", b"\xff")
+    with pytest.raises(ValueError, match=r"voices/anna/lexicon\.tsv"):
+        stored_lexicon(corpus, "anna")

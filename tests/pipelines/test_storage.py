@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.storage import LocalStorage, ObjectStorage, Patience, Storage, StorageError, open_storage
+from pipelines.storage import JoinedStorage, LocalStorage, ObjectStorage, Patience, Storage, StorageError, open_storage
 from tests.end_to_end.bad_store import FAULTS, BadStore, Fault, bad_store
 
 
@@ -39,11 +39,28 @@ def test_both_kinds_hold_the_same_contract(storage: Storage) -> None:
     assert storage.read("voices/a/x.done") == b"first"
     assert storage.names("voices") == ["a"]
     assert storage.names("voices/a") == ["x.done", "x.tar"]
+    assert storage.sizes("voices") == {"voices/a/x.done": 5, "voices/a/x.tar": 3}
+    assert storage.sizes("nothing") == {}
     with pytest.raises(FileNotFoundError):
         storage.read("voices/a/missing")
     storage.delete("voices")
     storage.delete("voices")
     assert storage.names("voices") == []
+
+
+def test_runs_and_reports_of_a_joined_corpus_are_local(tmp_path: Path) -> None:
+    store, local = LocalStorage(tmp_path / "store"), LocalStorage(tmp_path / "local")
+    joined = JoinedStorage(store, local)
+    joined.write("voices/a/voice.json", b"card")
+    joined.write("voices/a/runs/r/run.json", b"run")
+    joined.write("report/history.json", b"[]")
+    assert store.sizes("") == {"voices/a/voice.json": 4}
+    assert joined.sizes("voices/a") == {"voices/a/voice.json": 4, "voices/a/runs/r/run.json": 3}
+    assert joined.names("voices/a") == ["runs", "voice.json"]
+    assert joined.read("voices/a/runs/r/run.json") == b"run"
+    joined.delete("voices/a")
+    assert joined.sizes("") == {"report/history.json": 2}
+    assert open_storage(joined) is joined
 
 
 def test_of_many_writers_exactly_one_puts_the_mark(storage: Storage) -> None:

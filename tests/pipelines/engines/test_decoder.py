@@ -4,11 +4,12 @@ import struct
 import subprocess
 import sys
 import wave as wave_module
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 
-from pipelines.engines.decoder import DecodeLimits, UndecodableError, decode, probe
+from pipelines.engines.decoder import DecodeLimits, UndecodableError, _frames, decode, probe
 from pipelines.engines.flac import encode_flac
 from tests.pipelines.engines.signals import tone
 from tests.shared import shared_path
@@ -233,3 +234,12 @@ def test_libav_prints_nothing(tmp_path):
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.mp3")], capture_output=True, check=True)
     assert done.stderr == b""
     assert done.stdout == b""
+
+
+def test_a_stream_that_a_damaged_file_turns_up_with_late_ends_it() -> None:
+    class Container:
+        def demux(self, stream: object) -> Iterator[object]:
+            yield from ()
+            raise IndexError("list index out of range")  # as PyAV does
+
+    assert list(_frames(Container(), None)) == [None]  # type: ignore[arg-type]

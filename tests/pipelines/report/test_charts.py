@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from pipelines.report.charts import Line, histogram, line_chart, number, stacked_bar
+from pipelines.report.charts import Line, Mark, histogram, interval_chart, line_chart, number, stacked_bar
 
 
 def _points(line):
@@ -107,3 +107,20 @@ def test_names_cannot_leave_their_attribute():
 )
 def test_numbers_have_three_digits(value, text):
     assert number(value) == text
+
+
+def test_marks_and_their_intervals_lie_where_their_numbers_do():
+    marks = [
+        Mark(name="first", css="pair", value=0.2, interval=(0.1, 0.4)),
+        Mark(name="a longer name", css="chosen", value=0.4),
+    ]
+    root = ElementTree.fromstring(interval_chart(marks, title="Errors", show="{:.2f}".format, tick="{:g}".format))
+    dots = [float(dot.attrib["cx"]) for dot in root.findall("circle")]
+    (reach,) = [line for line in root.findall("line") if "reach" in line.attrib["class"]]
+    low, high = float(reach.attrib["x1"]), float(reach.attrib["x2"])
+    assert low < dots[0] < high
+    assert dots[1] == pytest.approx(high, abs=0.06)
+    assert (dots[0] - low) / (high - low) == pytest.approx(1 / 3, abs=0.01)
+    assert root.attrib["aria-label"] == "Errors: first 0.20; a longer name 0.40"
+    assert not interval_chart([], title="Errors", show=str, tick=str)
+    assert interval_chart(marks[:1], title="<b>", show=str, tick=str).count("<b>") == 0

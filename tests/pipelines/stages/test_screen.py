@@ -45,7 +45,7 @@ def screened(row: Example, bounds: Bounds | None = None) -> Example | Rejection:
 
 
 def with_wave(row: Example, wave: np.ndarray) -> Example:
-    return replace(row, flac=encode_flac(wave.astype(np.float32), RATE_HZ))
+    return replace(row, flac=encode_flac(wave.astype(np.float32), RATE_HZ), wave=None)
 
 
 def test_a_good_example_passes_with_every_number(travelled: Travelled, models: ScreenModels) -> None:
