@@ -28,9 +28,9 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 run: install
 	$(BIN)/gsv onboard $(if $(RECORDINGS),"$(RECORDINGS)",--demo) --workspace "$(WORKSPACE)" --base $(BASE)
 
-# Two processes, whole files each: most of the long tests wait for Ray or a server to start.
+# Two processes: most of the long tests wait for Ray or a server to start. What shares a costly fixture shares a process.
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadgroup
 
 drills: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow

@@ -15,23 +15,16 @@ from pathlib import Path
 import torch
 
 from gsv_core.audio.spectrogram import linear_spectrogram
-from gsv_core.checkpoints.base import BaseModel
 from gsv_core.checkpoints.releases import RELEASES, Release, ReleaseSpec
-from gsv_core.networks.content_encoder import MelContentEncoder
-from gsv_core.networks.discriminators import Discriminators
 from gsv_core.networks.layers import fold_weight_norm
 from gsv_core.networks.semantic_to_wave import SemanticToWave, SemanticToWaveConfig
 from gsv_core.networks.text_to_semantic import TextToSemantic
 from gsv_core.synthesis.sampling import TOKENS_PER_SECOND, Sampling, Sentence, clocks_of, sample_sentences
-from gsv_core.training.batches import TrainingItem
-from gsv_core.training.schedules import PhasePlan
-from gsv_core.training.wave_trainer import WaveTrainer
 from jobs.config import available_cpus
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 _INPUT_RATE_HZ = 32_000
-_CONTENT_FRAMES_PER_SECOND = 50
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +53,20 @@ class Figure:
     """by the median"""
     unit: str
     """of `rate`; more is faster"""
+
+
+def figure_of(what: str, shape: str, times: Sequence[float], amount: float, unit: str) -> Figure:
+    """The figure of one piece of work, done in each of `times` seconds; `amount` of what `unit` counts is done."""
+    seconds = statistics.median(times)
+    return Figure(
+        what=what,
+        shape=shape,
+        repeats=len(times),
+        seconds=seconds,
+        best_seconds=min(times),
+        rate=amount / max(1e-9, seconds),
+        unit=unit,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,16 +104,7 @@ class Bench:
             work()
             self._wait()
             times.append(time.perf_counter() - begin)
-        seconds = statistics.median(times[1:])
-        return Figure(
-            what=what,
-            shape=shape,
-            repeats=self.repeats,
-            seconds=seconds,
-            best_seconds=min(times[1:]),
-            rate=amount / seconds,
-            unit=unit,
-        )
+        return figure_of(what, shape, times[1:], amount, unit)
 
     def _wait(self) -> None:
         if self.device.type == "cuda":
@@ -192,86 +190,6 @@ def measure_inference(bench: Bench) -> Iterator[Figure]:
         )
 
 
-def measure_semantic_training(bench: Bench) -> Iterator[Figure]:
-    """Text to semantic, forward and backward: eight clips, 480 phonemes and 1,468 tokens in all."""
-    config = bench.spec.text_to_semantic
-    network = TextToSemantic(config).train().to(bench.device)
-    batch, phonemes, tokens = 8, 480, 1468
-    token_lengths = torch.tensor([tokens // batch + (row < tokens % batch) for row in range(batch)])
-    longest = int(token_lengths.max())
-    inputs = [
-        torch.randint(config.phoneme_count, (batch, phonemes // batch)),
-        torch.full((batch,), phonemes // batch),
-        torch.randint(config.end_token, (batch, longest)),
-        token_lengths,
-        torch.randn(batch, phonemes // batch, config.text_vector_width),
-    ]
-    inputs = [tensor.to(bench.device) for tensor in inputs]
-
-    def learn() -> None:
-        network.zero_grad(set_to_none=True)
-        network(*inputs).loss_sum.backward()
-
-    yield bench.time(
-        learn,
-        what="text to semantic, forward and backward",
-        shape=f"batch {batch}, {phonemes} phonemes, {tokens} tokens",
-        amount=tokens,
-        unit="tokens/s",
-    )
-
-
-def measure_wave_training(bench: Bench) -> Iterator[Figure]:
-    """Semantic to wave: a whole training step, discriminators and generator, four clips of 4 s."""
-    batch, seconds, phonemes = 4, 4, 40
-    config = bench.wave_config
-    trainer = WaveTrainer(
-        _base(bench.spec),
-        PhasePlan(steps=bench.repeats + 1, batch_size=batch, learning_rate=1e-4),
-        voice="bench",
-        device=bench.device,
-    )
-    width = config.speaker_vector_width
-    clips = trainer.collate(
-        [
-            TrainingItem(
-                clip_id=f"{row:020x}",
-                phoneme_ids=torch.randint(config.phoneme_count, (phonemes,)),
-                tokens=torch.zeros(seconds * TOKENS_PER_SECOND, dtype=torch.int64),
-                content=torch.randn(seconds * _CONTENT_FRAMES_PER_SECOND, config.content_width),
-                wave=0.1 * torch.randn(seconds * _INPUT_RATE_HZ),
-                speaker_vector=None if width is None else torch.randn(width),
-            )
-            for row in range(batch)
-        ]
-    )
-    segment_s = config.segment_frames * config.hop / _INPUT_RATE_HZ
-    yield bench.time(
-        lambda: trainer.step(clips),
-        what="semantic to wave, training step",
-        shape=f"batch {batch}, segments of {segment_s:.2f} s",
-        amount=1,
-        unit="steps/s",
-    )
-
-
-def _base(spec: ReleaseSpec) -> BaseModel:
-    """A base of random weights, of which only what a `WaveTrainer` reads is really there."""
-    assert spec.semantic_to_wave is not None
-    assert spec.discriminators is not None, "a release that predicts a wave has judges"
-    with torch.device("meta"):
-        text_to_semantic = TextToSemantic(spec.text_to_semantic)
-    return BaseModel(
-        release=spec.release,
-        digest="random",
-        token_digest="random",
-        text_to_semantic=text_to_semantic,
-        content_encoder=MelContentEncoder(),
-        semantic_to_wave=SemanticToWave(spec.semantic_to_wave),
-        discriminators=Discriminators(spec.discriminators),
-    )
-
-
 def measure_wave_decoding(bench: Bench) -> Iterator[Figure]:
     """Semantic to wave: 150 tokens, 6 s, in the timbre of 3 s; weight norm is folded as synthesis does."""
     tokens, phonemes, reference_s = 150, 60, 3
@@ -300,7 +218,5 @@ def measure_wave_decoding(bench: Bench) -> Iterator[Figure]:
 
 MEASUREMENTS: Mapping[str, Callable[[Bench], Iterator[Figure]]] = {
     "inference": measure_inference,
-    "semantic-training": measure_semantic_training,
-    "wave-training": measure_wave_training,
     "wave-decoding": measure_wave_decoding,
 }

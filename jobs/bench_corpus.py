@@ -6,10 +6,9 @@ counted in core-seconds (CPU time of one thread), so that figures hold on a mach
 
 import hashlib
 import resource
-import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -19,7 +18,8 @@ import numpy as np
 
 from gsv_core.audio.resample import resample
 from gsv_core.checkpoints.base import load_base
-from jobs.bench import Figure
+from jobs.bench import Figure, figure_of
+from jobs.bench_features import FeatureBench, measure_content
 from jobs.cluster import Cluster
 from jobs.config import ClusterConfig, JobConfig
 from jobs.demo import make_demo_voices
@@ -120,7 +120,7 @@ def _part_figures(codec: str, parts: dict[str, list[float]], bench: CorpusBench)
     order = ("digest and probe", "decode", "normalise", "slice", "shard")
     totals = [sum(times) for times in zip(*rounds.values(), strict=True)]
     for name, times in (*((name, rounds[name]) for name in order), ("all, recording to shard", totals)):
-        yield _figure(name, codec, times, bench.seconds, "x real time")
+        yield figure_of(name, codec, times, bench.seconds, "x real time")
 
 
 def measure_stages(bench: CorpusBench, folder: Path) -> Iterator[Figure]:  # noqa: ARG001
@@ -145,12 +145,21 @@ def measure_stages(bench: CorpusBench, folder: Path) -> Iterator[Figure]:  # noq
         if stage.name == "normalise":
             seconds = sum(len(row.wave) for row in rows) / RATE_HZ
         if seconds:
-            hourly = f"{spent / seconds * 3600:.0f} core-seconds per hour"
-            yield _figure(f"stage {stage.name}", hourly, [spent], seconds, "x real time")
+            yield _stage_figure(stage.name, spent, seconds)
     begin = time.process_time()
     flow.writer.files("ada", "bench", rows, [], flow.derived_from)
     spent = time.process_time() - begin
-    yield _figure("stage shard", f"{spent / seconds * 3600:.0f} core-seconds per hour", [spent], seconds, "x real time")
+    yield _stage_figure("shard", spent, seconds)
+
+
+def _stage_figure(stage: str, spent: float, seconds: float) -> Figure:
+    hourly = f"{spent / seconds * 3600:.0f} core-seconds per hour"
+    return figure_of(f"stage {stage}", hourly, [spent], seconds, "x real time")
+
+
+def measure_features(bench: CorpusBench, folder: Path) -> Iterator[Figure]:
+    """Content features at full size: an actor on each core against all threads on one clip."""
+    yield from measure_content(FeatureBench(repeats=bench.repeats), folder)
 
 
 def measure_actors(bench: CorpusBench, folder: Path) -> Iterator[Figure]:
@@ -173,7 +182,7 @@ def measure_actors(bench: CorpusBench, folder: Path) -> Iterator[Figure]:
             audio = bench.seconds * (len(units) - actors)
             rates.append(audio / spent)
             against = f", {rates[-1] / rates[0]:.2f} x one" if actors > 1 else ""
-            yield _figure("units through Ray", f"{actors} actor(s){against}", [spent], audio, "x real time")
+            yield figure_of("units through Ray", f"{actors} actor(s){against}", [spent], audio, "x real time")
 
 
 def measure_memory(bench: CorpusBench, folder: Path) -> Iterator[Figure]:
@@ -189,7 +198,7 @@ def measure_memory(bench: CorpusBench, folder: Path) -> Iterator[Figure]:
             _arrivals(units, flow, Path(corpus.root), 2)
             spent = time.perf_counter() - begin
             shape = f"{number:,} recordings, {len(units)} units: driver at {_resident_mb():.0f} MB"
-            yield _figure("simulated recordings through Ray", shape, [spent], number, "recordings/s")
+            yield figure_of("simulated recordings through Ray", shape, [spent], number, "recordings/s")
             number *= 10
 
 
@@ -201,7 +210,7 @@ def measure_plan(bench: CorpusBench, folder: Path) -> Iterator[Figure]:
         units = plan(simulated(bench.recordings), "bench", corpus).to_do
         spent = time.perf_counter() - begin
         shape = f"{bench.recordings:,} recordings, {len(units)} units: peak + {_peak_mb() - before:.0f} MB"
-        yield _figure(what, shape, [spent], bench.recordings, "recordings/s")
+        yield figure_of(what, shape, [spent], bench.recordings, "recordings/s")
 
 
 CORPUS_MEASUREMENTS: Mapping[str, Callable[[CorpusBench, Path], Iterator[Figure]]] = {
@@ -209,6 +218,7 @@ CORPUS_MEASUREMENTS: Mapping[str, Callable[[CorpusBench, Path], Iterator[Figure]
     "plan": measure_plan,
     "codecs": measure_codecs,
     "stages": measure_stages,
+    "features": measure_features,
     "actors": measure_actors,
     "memory": measure_memory,
 }
@@ -349,24 +359,11 @@ def _only(row: Any, kind: type[Any]) -> Any:
     return row
 
 
-def _figure(what: str, shape: str, times: Iterable[float], amount: float, unit: str) -> Figure:
-    ordered = sorted(times)
-    seconds = statistics.median(ordered)
-    return Figure(
-        what=what,
-        shape=shape,
-        repeats=len(ordered),
-        seconds=seconds,
-        best_seconds=ordered[0],
-        rate=amount / max(1e-9, seconds),
-        unit=unit,
-    )
-
-
 def _peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def _resident_mb() -> float:
-    pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
-    return pages * resource.getpagesize() / 1e6
+    """Memory of this process alone: what it shares with Ray's object store is that one's."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return next(int(line.split()[1]) / 1e3 for line in status.splitlines() if line.startswith("RssAnon:"))

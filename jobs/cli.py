@@ -10,12 +10,12 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from jobs.command import DONE, FAILED, WRONG_USE, Command, add_common
-from jobs.commands import bench, corpus, dataset, files, onboarding, pages, selecting, speech
+from jobs.commands import bench, corpus, dataset, files, onboarding, pages, registry, selecting, speech
 from jobs.terminal import complain
 
 VERBS: Mapping[str, Command] = {
     verb: command
-    for group in (onboarding, selecting, speech, pages, corpus, dataset, files, bench)
+    for group in (onboarding, selecting, registry, speech, pages, corpus, dataset, files, bench)
     for verb, command in group.COMMANDS.items()
 }
 

@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,6 +43,12 @@ def add_cluster(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, help="seed of the training [0]")
 
 
+def add_budget(parser: argparse.ArgumentParser) -> None:
+    """What verbs that train understand."""
+    parser.add_argument("--max-hours", type=float, metavar="H", help="save and stop training after so many hours")
+    parser.add_argument("--max-gpu-hours", type=float, metavar="H", help="the same, counted over all GPUs it holds")
+
+
 def add_tracking(parser: argparse.ArgumentParser) -> None:
     """What verbs that use the registry understand."""
     parser.add_argument("--tracking-uri", help="MLflow store [SQLite in the workspace; MLFLOW_TRACKING_URI]")
@@ -63,9 +69,13 @@ def config_of(options: argparse.Namespace) -> "JobConfig":
     named = {
         "flow.release": options.base,
         "flow.base_folder": options.models and str(options.models),
+        "corpus_uri": getattr(options, "corpus", None),
+        "corrections": getattr(options, "corrections", None),
         "language": getattr(options, "language", None) if options.verb in ("onboard", "prepare") else None,
         "cluster.ray_address": getattr(options, "ray_address", None),
         "cluster.cpus": getattr(options, "cpus", None),
+        "cluster.max_hours": getattr(options, "max_hours", None),
+        "cluster.max_gpu_hours": getattr(options, "max_gpu_hours", None),
         "registry.tracking_uri": getattr(options, "tracking_uri", None) or os.environ.get("MLFLOW_TRACKING_URI"),
         "training.seed": getattr(options, "seed", None) if options.verb != "synth" else None,
     }
@@ -83,19 +93,22 @@ def tracking_uri_of(options: argparse.Namespace, config: "JobConfig") -> str:
 def core_log(workspace: Path, options: argparse.Namespace) -> Iterator[None]:
     """Send what Ray's C++ core writes past Python, straight to descriptor 2, into a file of the workspace.
 
-    Python's own standard error stays where it was: progress and errors are seen.
+    Python's own standard error stays where it was: progress and errors are seen. Ray's driver prints what it hears of
+    dying workers on standard output, where programs expect our JSON and nothing else: that goes into the file, too.
     """
     if options.verbose:
         yield
         return
     sys.stderr.flush()
     terminal, before = os.dup(2), sys.stderr
-    with (workspace / "ray-core.log").open("ab") as log, os.fdopen(terminal, "w", buffering=1) as shown:
+    log_file = workspace / "ray-core.log"
+    with log_file.open("a", encoding="utf-8", buffering=1) as log, os.fdopen(terminal, "w", buffering=1) as shown:
         os.dup2(log.fileno(), 2)
         # A test or a program may have put something else in the place of the terminal.
         sys.stderr = shown if before.isatty() or before is sys.__stderr__ else before
         try:
-            yield
+            with redirect_stdout(log):
+                yield
         finally:
             sys.stderr = before
             os.dup2(terminal, 2)

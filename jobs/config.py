@@ -18,6 +18,7 @@ import yaml
 
 from gsv_core.text.language_spans import LANGUAGES
 from gsv_core.training.recipes import choose_recipe
+from pipelines.engines.choose import SPEAKER_VERIFIERS
 from pipelines.flow import FlowConfig
 from pipelines.selection import SelectionPolicy
 
@@ -42,12 +43,25 @@ class ClusterConfig:
     """CPUs to use; all of the machine or cluster where not given."""
     gpus_per_worker: float = 0.0
     object_store_mb: int | None = None
+    memory_mb: int | None = None
+    """What training one voice may take of a worker's memory. Without it: what is free on its GPU; on a CPU no bound."""
+    checkpoint_uri: str | None = None
+    """Where runs are copied to while they are trained, as `s3://bucket/runs`: they go on from there on any machine."""
+    max_hours: float | None = None
+    """Of training, by the clock: then voices in hand are saved and no further one is begun."""
+    max_gpu_hours: float | None = None
+    """Of training, over all GPUs that its workers hold."""
 
     def __post_init__(self) -> None:
         if self.cpus is not None and self.cpus < 1:
             raise ValueError(f"cluster.cpus must be at least 1, got {self.cpus}")
         if self.gpus_per_worker < 0:
             raise ValueError(f"cluster.gpus_per_worker must not be negative, got {self.gpus_per_worker}")
+        for name in ("max_hours", "max_gpu_hours"):
+            if (value := getattr(self, name)) is not None and not value > 0:
+                raise ValueError(f"cluster.{name} must be positive, got {value:g}")
+        if self.max_gpu_hours is not None and not self.gpus_per_worker:
+            raise ValueError("cluster.max_gpu_hours: no GPU is used (cluster.gpus_per_worker is 0); use max_hours")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,10 +75,19 @@ class TrainingConfig:
     wave: dict[str, Any] = field(default_factory=dict)
     attempts: int = 2
     """How often a voice that failed is tried in all."""
+    pack: int = 1
+    """Voices that one worker trains at once where LoRA trains, the adapters of all in one batch."""
+    workers_per_voice: int | None = None
+    """Workers that train one voice together. Without it: one, and on GPUs one more for every two hours of speech, up to
+    four."""
 
     def __post_init__(self) -> None:
         if self.attempts < 1:
             raise ValueError(f"training.attempts must be at least 1, got {self.attempts}")
+        if self.pack < 1:
+            raise ValueError(f"training.pack must be at least 1, got {self.pack}")
+        if self.workers_per_voice is not None and self.workers_per_voice < 1:
+            raise ValueError(f"training.workers_per_voice must be at least 1, got {self.workers_per_voice}")
         if self.seed < 0:
             raise ValueError(f"training.seed must not be negative, got {self.seed}")
 
@@ -75,11 +98,50 @@ class EvaluationConfig:
 
     utterances: int = 2
     """Held-out Utterances spoken by each pair; where none is held out, that many fixed sentences."""
+    sentences: int = 1
+    """Fixed sentences of the language spoken by each pair beside them; versions of a voice are compared on these."""
+    prompts: int = 2
+    """Prompt candidates that the chosen pair tries; 0 takes the best recording as it is."""
+    likeness: str | None = None
+    """Engine that measures likeness; without it one that did not screen the clips, where this machine has one."""
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.utterances < 1:
             raise ValueError(f"evaluation.utterances must be at least 1, got {self.utterances}")
+        if self.sentences < 0 or self.prompts < 0:
+            raise ValueError(
+                f"evaluation.sentences and prompts must not be negative, got {self.sentences} and {self.prompts}"
+            )
+        if self.likeness is not None and self.likeness not in SPEAKER_VERIFIERS:
+            known = ", ".join(SPEAKER_VERIFIERS)
+            raise ValueError(f"evaluation.likeness is {self.likeness!r}, expected one of {known}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateConfig:
+    """What a version must meet to become champion: by how much its mean over the sentences that it and the champion
+    have both spoken may be worse, as far as one can be `confidence` sure. None: not compared."""
+
+    character_error_rate: float | None = 0.05
+    likeness: float | None = 0.03
+    """A cosine."""
+    quality: float | None = 0.2
+    """Of 1 to 5."""
+    confidence: float = 0.95
+    fewest_sentences: int = 5
+    """With fewer in common both versions are spoken and measured anew."""
+    timeout_s: float = 600.0
+    """For a version to be loaded and to speak in a process of its own."""
+
+    def __post_init__(self) -> None:
+        for name in ("character_error_rate", "likeness", "quality"):
+            if (value := getattr(self, name)) is not None and value < 0:
+                raise ValueError(f"registry.gate.{name} must not be negative, got {value}")
+        if not 0.5 < self.confidence < 1:
+            raise ValueError(f"registry.gate.confidence must be between 0.5 and 1, got {self.confidence}")
+        if self.fewest_sentences < 2:
+            raise ValueError(f"registry.gate.fewest_sentences must be at least 2, got {self.fewest_sentences}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +152,17 @@ class RegistryConfig:
     prefix: str = "gsv-"
     experiment: str | None = None
     require_consent: bool = False
+    sentences_at_saves: int = 1
+    """How many of the fixed sentences of its language a voice says at each save of its training, to be heard."""
+    promote: str = "manual"
+    """`auto`: a new version becomes champion by itself where it passes the gate; `manual`: by `gsv promote` alone."""
+    gate: GateConfig = field(default_factory=GateConfig)
+
+    def __post_init__(self) -> None:
+        if self.sentences_at_saves < 0:
+            raise ValueError(f"registry.sentences_at_saves must not be negative, got {self.sentences_at_saves}")
+        if self.promote not in ("manual", "auto"):
+            raise ValueError(f"registry.promote is {self.promote!r}, expected manual or auto")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +175,8 @@ class JobConfig:
     """A `lexicon.tsv` for all voices; one in the recordings' folder or in a voice's counts before it."""
     corrections: str | None = None
     """A `corrections.tsv` for all voices; one in the recordings' folder or in a voice's counts before it."""
+    corpus_uri: str | None = None
+    """Where the corpus lies, as `s3://bucket/corpus`; else in the workspace, which remembers what was once given."""
     flow: FlowConfig = field(default_factory=FlowConfig)
     selection: SelectionPolicy = field(default_factory=SelectionPolicy)
     training: TrainingConfig = field(default_factory=TrainingConfig)

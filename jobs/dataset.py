@@ -15,7 +15,6 @@ from pipelines.interchange import read_dataset, write_dataset
 from pipelines.rows import voice_name
 from pipelines.selection import select
 from pipelines.shard_reader import read_examples
-from pipelines.storage import LocalStorage
 
 SPLITS = ("train", "held_out", "all")
 
@@ -49,7 +48,7 @@ def export_dataset(workspace: Workspace, config: JobConfig, voice: str, out: Pat
     """
     if split not in SPLITS:
         raise ValueError(f"--split is {split!r}, expected one of {', '.join(SPLITS)}")
-    corpus = LocalStorage(workspace.corpus)
+    corpus = workspace.storage
     with workspace.lease():
         prepared = open_prepared(workspace, config)
         if voice not in prepared.voices:

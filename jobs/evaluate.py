@@ -1,76 +1,67 @@
-"""Evaluate: every saved GPT x SoVITS pair of a voice speaks held-out texts, and is measured.
+"""Evaluate: every saved GPT x SoVITS pair of a voice speaks, and is measured; the best one and its Prompts are chosen.
 
-Measured are what a recogniser makes of the speech (character and word error rate), how like the voice it sounds (cosine
-to the mean of its training clips), its predicted quality, and its distance from the held-out recording. The same
-numbers are taken from the held-out recordings themselves (the ceiling) and from the base before training. Where an
-engine cannot judge, the number is null. Pairs of many voices are scored side by side, engines loaded once per worker.
+Spoken are the texts of held-out clips and fixed sentences of the language, which two versions of a voice have in
+common. The same numbers are taken from the held-out recordings themselves (the ceiling) and from the base before
+training; both stay the same from run to run, so they are kept beside the runs and taken from there. Pairs of many
+voices are scored side by side, engines loaded once per worker.
 """
 
 import json
 import logging
-import math
-import statistics
+import os
+import shutil
 import time
 import traceback
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from importlib.resources import files
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import ray
-import yaml
 from ray.util import ActorPool
 
-from gsv_core.audio.resample import resample
 from gsv_core.audio.wav import wav_bytes
-from gsv_core.checkpoints.base import load_base
-from gsv_core.checkpoints.releases import Release
 from gsv_core.checkpoints.weights import write_atomically, write_json
-from gsv_core.metrics.recognition import character_error_rate, word_error_rate
-from gsv_core.metrics.signal import mel_cepstral_distance
-from gsv_core.metrics.speaker import cosine
-from gsv_core.synthesis.synthesiser import Prompt, Synthesiser
-from gsv_core.text.mandarin_polyphones import load_polyphones
+from gsv_core.synthesis.synthesiser import Synthesiser
+from gsv_core.text.lexicon import Lexicon
 from jobs.cluster import Cluster
 from jobs.config import JobConfig
+from jobs.evaluation_page import write_evaluation_page
 from jobs.progress import Progress
-from jobs.train import PHASES, VoiceTask, saved_weights
-from pipelines.engines.choose import EngineConfig, load_quality, load_recogniser, load_speaker_verifier
+from jobs.prompts import Candidate, candidates_of, choose_prompts, write_prompts
+from jobs.scoring import (
+    ENGINE_OF,
+    NUMBERS,
+    Models,
+    Sentence,
+    fixed_sentences,
+    likeness_engine,
+    load_models,
+    measure,
+    speak_and_measure,
+    summarise,
+)
+from jobs.timbre import choose_timbre, timbre_of, write_timbres
+from jobs.train import PHASES, VoiceTask, prompt_of, saved_weights
+from pipelines.engines.choose import engine_versions
 from pipelines.rows import SelectionRow
 from pipelines.runner import first_cause
 from pipelines.shard_reader import StoredExample, read_examples
-from pipelines.sources import read_lexicon
+from pipelines.sources import stored_lexicon
 from pipelines.stage import digest_of
-from pipelines.storage import LocalStorage
+from pipelines.storage import Storage, open_storage
 
 logger = logging.getLogger(__name__)
 
-EVALUATOR_VERSION = "1"
+EVALUATOR_VERSION = "3"
 RULE = (
     "highest mean of 1 − character error rate, likeness and quality / 5, each within 0 and 1, over those that could be "
     "measured; among equals the earlier save"
 )
-_NUMBERS = (
-    "character_error_rate",
-    "word_error_rate",
-    "likeness",
-    "quality",
-    "mel_cepstral_distance",
-    "duration_ratio",
-    "real_time_factor",
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sentence:
-    """A text to be spoken; `row` says which held-out clip it is the text of, if it is of one."""
-
-    name: str
-    text: str
-    language: str
-    row: SelectionRow | None = None
+_MOST_EMBEDDED = 20
+"""Clips that make up the voice's centre where their stored vectors are another engine's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +76,7 @@ class PairTask:
     sentences: tuple[Sentence, ...]
     centroid: tuple[float, ...]
     seed: int
+    prompt: SelectionRow | None = None
     semantic: str | None = None
     wave: str | None = None
 
@@ -98,15 +90,29 @@ class PairResult:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Models:
-    """What an evaluating worker keeps loaded."""
+class VoicePlan:
+    """What is to be done for one voice: its sentences, its centre, and the clips that may be its Prompt."""
 
-    recogniser: Any
-    verifier: Any
-    quality: Any
-    base: Any
-    polyphones: Any = None
-    names: dict[str, str] = field(default_factory=dict)
+    task: VoiceTask
+    sentences: tuple[Sentence, ...] = ()
+    centroid: tuple[float, ...] = ()
+    language: str = ""
+    candidates: tuple[Candidate, ...] = ()
+    screened_by: str = ""
+    seconds: float = 0.0
+    error: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finish:
+    """A voice whose Prompts are chosen and whose scores are written."""
+
+    voice: str
+    seconds: float = 0.0
+    error: str | None = None
+
+
+_Answer = TypeVar("_Answer", VoicePlan, PairResult, Finish)
 
 
 def evaluate_runs(
@@ -117,47 +123,52 @@ def evaluate_runs(
     if not waiting:
         return {}
     cluster.start()
+    engines = engine_versions(config.flow.engines)
+    total = sum(4 + _pairs(task) for task in waiting)  # a plan, the pairs, base and recordings, the Prompt
+    workers = _Workers(config, min(cluster.workers, total - 3 * len(waiting)))
+    done = 0
     errors: dict[str, str] = {}
-    pair_tasks: list[PairTask] = []
-    for task in waiting:
-        try:
-            pair_tasks += pair_tasks_of(task, config)
-        except ValueError as error:
-            errors[task.voice] = str(error)
-    if not pair_tasks:
-        return errors
-    # The longest voices first, so that no worker sits idle at the end.
-    pair_tasks.sort(key=lambda pair: -len(pair.sentences))
-    engines, release, folder = config.flow.engines, config.flow.release, config.flow.base_folder
-    workers = [
-        _Evaluator.remote(engines, release, folder, config.flow.polyphones)  # type: ignore[attr-defined]
-        for _ in range(min(cluster.workers, len(pair_tasks)))
-    ]
-    results: list[PairResult] = []
-    with progress.bar("evaluate") as bar, first_cause():
-        bar.update(0, len(pair_tasks), "loading engines")
-        for result in ActorPool(workers).map_unordered(lambda worker, pair: worker.score.remote(pair), pair_tasks):
-            results.append(result)
-            bar.update(len(results), len(pair_tasks), result.task.voice)
-    names = ray.get(workers[0].names.remote())
-    for worker in workers:
-        ray.kill(worker)
-    for task in waiting:
-        if task.voice in errors:
-            continue
-        mine = [result for result in results if result.task.voice == task.voice]
-        failed = [result.error for result in mine if result.error]
-        if failed:
-            errors[task.voice] = failed[0]
-        else:
-            write_scores(task, mine, names, config)
+    plans: dict[str, VoicePlan] = {}
+    results: dict[str, list[PairResult]] = defaultdict(list)
+    with progress.bar("evaluate") as bar, first_cause(), workers:
+        bar.update(0, total, "loading engines")
+
+        def each(method: str, inputs: Sequence[Any]) -> Iterator[Any]:
+            """The answers that came out well; the others are noted as their voice's error."""
+            nonlocal done
+            for answer in workers.map(method, inputs):
+                done += 1
+                bar.update(done, total, _voice_of(answer))
+                if answer.error:
+                    errors.setdefault(_voice_of(answer), answer.error)
+                else:
+                    yield answer
+
+        for plan in each("plan", waiting):
+            plans[plan.task.voice] = plan
+        pairs: list[PairTask] = []
+        for plan in plans.values():
+            for pair in pair_tasks_of(plan, config):
+                kept = recall(pair, plan.task, config, engines)
+                if kept is None:
+                    pairs.append(pair)
+                else:
+                    results[pair.voice].append(kept)
+                    done += 1
+        # The longest voices first, so that no worker sits idle at the end.
+        for result in each("score", sorted(pairs, key=lambda pair: -len(pair.sentences))):
+            voice = result.task.voice
+            results[voice].append(result)
+            remember(result, plans[voice].task, config, engines)
+        left = [(plan, results[voice]) for voice, plan in plans.items() if voice not in errors]
+        for finished in each("finish", left):
+            bar.update(done, total, finished.voice)
     return errors
 
 
 def evaluation_digest(task: VoiceTask, config: JobConfig) -> str:
     """What decides the scores of a run."""
-    engines = {**asdict(config.flow.engines), "align_models": dict(config.flow.engines.align_models)}
-    return digest_of([task.run_id, asdict(config.evaluation), engines, EVALUATOR_VERSION])[:32]
+    return digest_of([task.run_id, asdict(config.evaluation), _engines(config), EVALUATOR_VERSION])[:32]
 
 
 def is_evaluated(task: VoiceTask, config: JobConfig) -> bool:
@@ -165,239 +176,382 @@ def is_evaluated(task: VoiceTask, config: JobConfig) -> bool:
     return mark.is_file() and json.loads(mark.read_text())["evaluation_digest"] == evaluation_digest(task, config)
 
 
-def pair_tasks_of(task: VoiceTask, config: JobConfig) -> list[PairTask]:
-    """Every saved pair of a run, the base before training, and the recordings themselves.
+def plan_voice(task: VoiceTask, config: JobConfig, models: Models, likeness: str) -> VoicePlan:
+    """Sentences, centre and Prompt candidates of a voice; stores its timbre as each candidate hears it.
+
+    The centre is the mean of the vectors stored for its training clips or, where another engine than the one that made
+    them measures likeness, of some that are made now.
 
     Raises:
-        ValueError: the corpus's speaker vectors are another engine's, or no sentence is known in the language.
+        ValueError: the corpus is damaged, or no sentence is known in the language.
     """
-    sentences = sentences_of(task, config)
-    corpus = LocalStorage(task.corpus)
-    train = [row for row in task.rows if row.keep and row.split == "train"]
-    examples = read_examples(task.voice, train, corpus)
-    engine = examples[0].description["derived_from"]["speaker"]
-    if engine != config.flow.engines.speaker_verifier:
-        raise ValueError(
-            f"voice {task.voice}: its clips were compared by {engine}, likeness would be by "
-            f"{config.flow.engines.speaker_verifier}; prepare the corpus again, or evaluate with {engine}"
-        )
-    mean = np.mean([example.arrays["speaker"] for example in examples], axis=0)
-    centroid = tuple(float(value) for value in mean / np.linalg.norm(mean))
-    common: dict[str, Any] = {
-        "voice": task.voice,
-        "run_dir": task.run_dir,
-        "corpus": task.corpus,
-        "sentences": sentences,
-        "centroid": centroid,
-        "seed": config.evaluation.seed,
+    kept = [row for row in task.rows if row.keep]
+    examples = {
+        example.utterance.clip_id: example for example in read_examples(task.voice, kept, open_storage(task.corpus))
     }
-    saved = saved_weights(Path(task.run_dir))
-    pairs = [
-        PairTask(kind="pair", semantic=semantic, wave=wave, **common)
-        for semantic in saved["semantic"]
-        for wave in saved["wave"]
-    ]
-    compared = [PairTask(kind="base", **common)]
-    if any(sentence.row for sentence in sentences):
-        compared.append(PairTask(kind="ceiling", **common))
-    return pairs + compared
-
-
-def sentences_of(task: VoiceTask, config: JobConfig) -> tuple[Sentence, ...]:
-    """Held-out texts; for a voice that holds none out, the fixed sentences of its language."""
-    most = config.evaluation.utterances
-    held_out = [row for row in task.rows if row.keep and row.split == "held_out"][:most]
-    kept = held_out or [row for row in task.rows if row.keep][:1]
-    examples = read_examples(task.voice, kept, LocalStorage(task.corpus))
-    if held_out:
-        rows = {row.clip_id: row for row in held_out}
-        return tuple(
-            Sentence(
-                name=example.utterance.clip_id,
-                text=example.utterance.text,
-                language=example.utterance.language,
-                row=rows[example.utterance.clip_id],
-            )
-            for example in examples
-        )
-    language = examples[0].utterance.language
-    return tuple(
-        Sentence(name=f"{language}-{number}", text=text, language=language)
-        for number, text in enumerate(fixed_sentences(language)[:most], start=1)
+    train = [examples[row.clip_id] for row in kept if row.split == "train"]
+    screened_by = str(train[0].description["derived_from"]["speaker"]) if train else ""
+    candidates = candidates_of(kept, examples)
+    if likeness == screened_by:
+        vectors = [example.arrays["speaker"] for example in train]
+    else:
+        spread = np.unique(np.linspace(0, len(train) - 1, min(len(train), _MOST_EMBEDDED)).round().astype(int))
+        vectors = [models.verifier.embed(train[place].wave, train[place].rate_hz) for place in spread]
+    mean = np.mean(vectors, axis=0)
+    run_dir = Path(task.run_dir)
+    write_timbres(run_dir, models.base, saved_weights(run_dir)["wave"], train)
+    language = language_of(examples.values())
+    return VoicePlan(
+        task=task,
+        sentences=sentences_of(task, config, examples, language),
+        language=language,
+        centroid=tuple(float(value) for value in mean / np.linalg.norm(mean)),
+        candidates=tuple(candidates),
+        screened_by=screened_by,
     )
 
 
-def fixed_sentences(language: str) -> list[str]:
-    """The sentences every voice of a language is compared on. Raises ValueError for a language without any."""
-    known = yaml.safe_load(files("jobs.configs").joinpath("sentences.yaml").read_text(encoding="utf-8"))
-    if language not in known:
-        raise ValueError(f"no evaluation sentences for language {language!r}; there are {', '.join(sorted(known))}")
-    return known[language]
+def language_of(examples: Iterable[StoredExample]) -> str:
+    """The language that most of the speech is in."""
+    samples: Counter[str] = Counter()
+    for example in examples:
+        samples[example.utterance.language] += len(example.wave)
+    return max(sorted(samples), key=samples.__getitem__)
+
+
+def sentences_of(
+    task: VoiceTask, config: JobConfig, examples: Mapping[str, StoredExample], language: str
+) -> tuple[Sentence, ...]:
+    """Some held-out texts, and some fixed sentences of `language`; a voice that holds none out says more of those."""
+    most = config.evaluation.utterances
+    held_out = [row for row in task.rows if row.keep and row.split == "held_out"][:most]
+    fixed = config.evaluation.sentences if held_out else max(config.evaluation.sentences, most)
+    spoken = [(row, examples[row.clip_id].utterance) for row in held_out]
+    return (
+        *(Sentence(name=row.clip_id, text=said.text, language=said.language, row=row) for row, said in spoken),
+        *(fixed_sentences(language)[:fixed] if fixed else ()),
+    )
+
+
+def pair_tasks_of(plan: VoicePlan, config: JobConfig) -> list[PairTask]:
+    """Every saved pair of a run, the base before training, and the recordings themselves."""
+    common: dict[str, Any] = {
+        "voice": plan.task.voice,
+        "run_dir": plan.task.run_dir,
+        "corpus": plan.task.corpus,
+        "centroid": plan.centroid,
+        "seed": config.evaluation.seed,
+    }
+    spoken = {"sentences": plan.sentences, "prompt": plan.candidates[0].row, **common}
+    recorded = tuple(sentence for sentence in plan.sentences if sentence.row)
+    saved = saved_weights(Path(plan.task.run_dir))
+    return [
+        *(
+            PairTask(kind="pair", semantic=semantic, wave=wave, **spoken)
+            for semantic in saved["semantic"]
+            for wave in saved["wave"]
+        ),
+        PairTask(kind="base", **spoken),
+        *([PairTask(kind="ceiling", sentences=recorded, **common)] if recorded else []),
+    ]
+
+
+def finish_voice(plan: VoicePlan, results: Sequence[PairResult], config: JobConfig, models: Models) -> Finish:
+    """Choose the pair and, by speaking with it, the Prompts; write them and the scores.
+
+    Pairs are compared as all speak with one Prompt. Where the chosen pair gets another, its numbers are taken again.
+    """
+    began = time.monotonic()
+    best = best_result(results)
+    task = best.task
+    rows = [candidate.row for candidate in plan.candidates]
+    examples = {example.utterance.clip_id: example for example in read_examples(task.voice, rows, _corpus(task))}
+    synthesiser = _synthesiser(task, models)
+    trial = fixed_sentences(plan.language)[:1]
+
+    said = {record["name"]: record for record in best.utterances}
+
+    def spoken(candidate: Candidate) -> float:
+        if task.prompt and candidate.clip_id == task.prompt.clip_id and all(entry.name in said for entry in trial):
+            return float(summarise([said[entry.name] for entry in trial])["score"])  # it was said with this one
+        records = speak_and_measure(
+            synthesiser,
+            prompt_of(examples[candidate.clip_id]),
+            trial,
+            models,
+            timbre=timbre_of(Path(task.run_dir), task.wave),
+            centre=_centre(task),
+            seed=task.seed,
+            lexicon=_lexicon(task),
+        )
+        return float(summarise(records)["score"])
+
+    prompts = choose_prompts(plan.candidates, spoken, most=config.evaluation.prompts)
+    final = best
+    if task.prompt is None or prompts.default.clip_id != task.prompt.clip_id:
+        again = replace(task, prompt=prompts.default.row)
+        final = PairResult(task=again, utterances=tuple(score_pair(again, models)))
+    write_prompts(Path(task.run_dir), prompts, examples)
+    choose_timbre(Path(task.run_dir), task.wave)
+    spent = plan.seconds + sum(result.seconds for result in results) + time.monotonic() - began
+    shown = [final if result is best else result for result in results]
+    write_scores(plan, shown, models.names, config, best=final.task, seconds=spent)
+    return Finish(voice=task.voice)
+
+
+def score_pair(task: PairTask, models: Models) -> list[dict[str, Any]]:
+    """Let one pair say every sentence, or take the recordings as they are; keep the audio, and measure it."""
+    rows = [sentence.row for sentence in task.sentences if sentence.row]
+    wanted = [*rows, *([task.prompt] if task.prompt else [])]
+    examples = {example.utterance.clip_id: example for example in read_examples(task.voice, wanted, _corpus(task))}
+    recordings = {row.clip_id: examples[row.clip_id] for row in rows}
+
+    def keep(sentence: Sentence, wave: np.ndarray, rate_hz: int) -> str:
+        return _keep_audio(task, sentence, wave, rate_hz)
+
+    if task.prompt is not None:
+        return speak_and_measure(
+            _synthesiser(task, models),
+            prompt_of(examples[task.prompt.clip_id]),
+            task.sentences,
+            models,
+            timbre=timbre_of(Path(task.run_dir), task.wave),
+            centre=_centre(task),
+            seed=task.seed,
+            lexicon=_lexicon(task),
+            recordings=recordings,
+            keep=keep,
+        )
+    records = []
+    for sentence in task.sentences:
+        heard = recordings[sentence.name]
+        record = measure(heard.wave, heard.rate_hz, sentence, _centre(task), models)
+        records.append({**record, "audio": keep(sentence, heard.wave, heard.rate_hz)})
+    return records
 
 
 @ray.remote(num_cpus=1, max_restarts=3, max_task_retries=3)
 class _Evaluator:
-    """One worker with its engines; speaks and measures whole pairs. A pair done twice gives the same, so a worker that
-    is lost is started again."""
+    """One worker with its engines; speaks and measures. What is done twice gives the same, so a worker that is lost is
+    started again."""
 
-    def __init__(self, engines: EngineConfig, release: Release, folder: str | None, polyphones: str | None) -> None:
+    def __init__(self, config: JobConfig, likeness: str) -> None:
         import torch
 
         torch.set_num_threads(1)
-        recogniser, verifier = load_recogniser(engines), load_speaker_verifier(engines)
-        quality = load_quality(engines)
-        self._models = Models(
-            recogniser=recogniser,
-            verifier=verifier,
-            quality=quality,
-            base=load_base(release, Path(folder) if folder else None),
-            polyphones=load_polyphones(Path(polyphones)) if polyphones else None,
-            names={
-                "recogniser": recogniser.name,
-                "speaker_verifier": verifier.name,
-                **({"quality": quality.name} if quality else {}),
-            },
-        )
+        flow = config.flow
+        self._config, self._likeness = config, likeness
+        self._models = load_models(flow.engines, flow.release, flow.base_folder, flow.polyphones, likeness=likeness)
 
-    def names(self) -> dict[str, str]:
-        return self._models.names
+    def plan(self, task: VoiceTask) -> VoicePlan:
+        return _timed(
+            lambda: plan_voice(task, self._config, self._models, self._likeness),
+            lambda error: VoicePlan(task=task, error=error),
+        )
 
     def score(self, task: PairTask) -> PairResult:
-        started = time.monotonic()
-        try:
-            utterances = score_pair(task, self._models)
-        except Exception as error:  # whatever it is, it is this voice's result, and the others go on
-            logger.exception("evaluating %s failed", task.voice)
-            return PairResult(task=task, error=traceback.format_exception_only(error)[-1].strip())
-        return PairResult(task=task, utterances=tuple(utterances), seconds=time.monotonic() - started)
-
-
-def score_pair(task: PairTask, models: Models) -> list[dict[str, Any]]:
-    """Let one pair say every sentence, keep the audio, and measure it."""
-    rows = [sentence.row for sentence in task.sentences if sentence.row]
-    recordings = {
-        example.utterance.clip_id: example for example in read_examples(task.voice, rows, LocalStorage(task.corpus))
-    }
-    synthesiser = prompt = None
-    if task.kind != "ceiling":
-        synthesiser = Synthesiser(
-            models.base,
-            _weights_path(task, task.semantic),
-            _weights_path(task, task.wave),
-            polyphones=models.polyphones,
+        return _timed(
+            lambda: PairResult(task=task, utterances=tuple(score_pair(task, self._models))),
+            lambda error: PairResult(task=task, error=error),
         )
-        prompt = Prompt.load(Path(task.run_dir))
-    lexicon = read_lexicon(Path(task.corpus) / "voices" / task.voice)
-    scored = []
-    for sentence in task.sentences:
-        recording = recordings.get(sentence.name)
-        began = time.monotonic()
-        if synthesiser is None or prompt is None:
-            assert recording is not None
-            wave, rate_hz, factor = recording.wave, recording.rate_hz, None
-        else:
-            speech = synthesiser.speak(sentence.text, sentence.language, prompt, seed=task.seed, lexicon=lexicon)
-            wave, rate_hz = speech.wave, speech.rate_hz
-            factor = (time.monotonic() - began) / max(len(wave) / rate_hz, 1e-3)
-        numbers = measure(wave, rate_hz, sentence, task, models, recording)
-        scored.append({**numbers, "real_time_factor": factor, "audio": _keep_audio(task, sentence, wave, rate_hz)})
-    return scored
+
+    def finish(self, scored: tuple[VoicePlan, list[PairResult]]) -> Finish:
+        plan, results = scored
+        return _timed(
+            lambda: finish_voice(plan, results, self._config, self._models),
+            lambda error: Finish(voice=plan.task.voice, error=error),
+        )
 
 
-def measure(
-    wave: np.ndarray,
-    rate_hz: int,
-    sentence: Sentence,
-    task: PairTask,
-    models: Models,
-    recording: StoredExample | None,
-) -> dict[str, Any]:
-    """The numbers of one spoken sentence; null where no engine here can judge."""
-    heard = None
-    if models.recogniser.speaks(sentence.language):
-        heard = models.recogniser.transcribe(wave, rate_hz, sentence.language).text
-    against = recording if recording is not None and task.kind != "ceiling" else None
-    spoken = wave if against is None else resample(wave, rate_hz, against.rate_hz)  # v3 and v4 speak at other rates
-    return {
-        "clip_id": sentence.name,
-        "text": sentence.text,
-        "recognised": heard,
-        "seconds": round(len(wave) / rate_hz, 3),
-        "character_error_rate": (
-            None if heard is None else character_error_rate(sentence.text, heard, sentence.language)
-        ),
-        "word_error_rate": None if heard is None else word_error_rate(sentence.text, heard, sentence.language),
-        "likeness": cosine(models.verifier.embed(wave, rate_hz), np.asarray(task.centroid, dtype=np.float32)),
-        "quality": models.quality.predict(wave, rate_hz) if models.quality else None,
-        "mel_cepstral_distance": mel_cepstral_distance(against.wave, spoken, against.rate_hz) if against else None,
-        "duration_ratio": len(spoken) / len(against.wave) if against else None,
-    }
+class _Workers:
+    """The evaluating workers of a job; they end with the block."""
+
+    def __init__(self, config: JobConfig, count: int) -> None:
+        likeness = likeness_engine(config.flow.engines, config.evaluation.likeness)
+        self._actors = [
+            _Evaluator.remote(config, likeness)  # type: ignore[attr-defined]
+            for _ in range(count)
+        ]
+
+    def __enter__(self) -> "_Workers":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for actor in self._actors:
+            ray.kill(actor)
+
+    def map(self, method: str, inputs: Sequence[Any]) -> Iterator[Any]:
+        """The answers of `method` to each of `inputs`, as they come."""
+        return ActorPool(self._actors).map_unordered(
+            lambda actor, given: getattr(actor, method).remote(given), list(inputs)
+        )
 
 
-def write_scores(task: VoiceTask, results: Sequence[PairResult], names: dict[str, str], config: JobConfig) -> None:
-    """`scores.json` with the chosen pair, and `done.json` behind it."""
-    run_dir = Path(task.run_dir)
-    pairs = sorted(
-        (_summary(result) for result in results if result.task.kind == "pair"),
-        key=lambda pair: (pair["semantic"], pair["wave"]),
-    )
-    best = max(pairs, key=lambda pair: pair["score"])  # the first of equals: the earlier save
-    compared = {result.task.kind: _summary(result) for result in results if result.task.kind != "pair"}
-    write_json(
-        run_dir / "scores.json",
-        {
-            "schema_version": 1,
-            "engines": names,
-            # `pair_tasks_of` insists on the engine that screened the clips, so its word is not an outsider's.
-            "independent": False,
-            "speech": task.record["speech"],
-            "pairs": pairs,
-            "ceiling": compared.get("ceiling"),
-            "base": compared.get("base"),
-            "best": {**{phase: best[phase] for phase in PHASES}, "rule": RULE},
+def _timed(work: Callable[[], _Answer], failed: Callable[[str], _Answer]) -> _Answer:
+    started = time.monotonic()
+    try:
+        answer = work()
+    except Exception as error:  # whatever it is, it is this voice's result, and the others go on
+        logger.exception("evaluating failed")
+        return failed(traceback.format_exception_only(error)[-1].strip())
+    return replace(answer, seconds=time.monotonic() - started)
+
+
+def best_result(results: Sequence[PairResult]) -> PairResult:
+    """The pair that `RULE` chooses."""
+    pairs = sorted((result for result in results if result.task.kind == "pair"), key=_saved_in_order)
+    return max(pairs, key=lambda result: summarise(result.utterances)["score"])  # the first of equals: the earlier save
+
+
+def write_scores(
+    plan: VoicePlan,
+    results: Sequence[PairResult],
+    names: dict[str, str],
+    config: JobConfig,
+    *,
+    best: PairTask,
+    seconds: float,
+) -> None:
+    """`scores.json`, the page about it, and `done.json` behind them; `best` is the chosen one among the results."""
+    run_dir = Path(plan.task.run_dir)
+    summaries = [(result, _summary(result)) for result in sorted(results, key=_saved_in_order)]
+    compared = {result.task.kind: summary for result, summary in summaries if result.task.kind != "pair"}
+    scores = {
+        "schema_version": 1,
+        "engines": names,
+        "independent": _independent(plan, config)["likeness"],
+        "measures": {
+            name: {"engine": names.get(ENGINE_OF.get(name, "")), "independent": independent}
+            for name, independent in _independent(plan, config).items()
         },
-    )
+        "speech": plan.task.record["speech"],
+        "pairs": [summary for result, summary in summaries if result.task.kind == "pair"],
+        "ceiling": compared.get("ceiling"),
+        "base": compared.get("base"),
+        "best": {**{phase: getattr(best, phase) for phase in PHASES}, "rule": RULE},
+        "prompt": best.prompt.clip_id if best.prompt else None,
+    }
+    write_json(run_dir / "scores.json", scores)
     cost_path = run_dir / "cost.json"
-    cost = json.loads(cost_path.read_text())
-    write_json(cost_path, {**cost, "evaluate_seconds": round(sum(result.seconds for result in results), 3)})
-    write_json(run_dir / "done.json", {"run_id": task.run_id, "evaluation_digest": evaluation_digest(task, config)})
+    cost = {**json.loads(cost_path.read_text()), "evaluate_seconds": round(seconds, 3)}
+    write_json(cost_path, cost)
+    write_evaluation_page(run_dir, plan.task.record, scores, cost)
+    digest = evaluation_digest(plan.task, config)
+    write_json(run_dir / "done.json", {"run_id": plan.task.run_id, "evaluation_digest": digest})
 
 
-def pair_score(numbers: dict[str, Any]) -> float:
-    """One number to rank by, after `RULE`; higher is better."""
-    parts = []
-    if numbers["character_error_rate"] is not None:
-        parts.append(1.0 - numbers["character_error_rate"])
-    if numbers["likeness"] is not None:
-        parts.append(numbers["likeness"])
-    if numbers["quality"] is not None:
-        parts.append(numbers["quality"] / 5.0)
-    return statistics.fmean(min(1.0, max(0.0, part)) for part in parts) if parts else 0.0
+def _independent(plan: VoicePlan, config: JobConfig) -> dict[str, bool]:
+    """Measure → whether what measures it had no word in which clips were kept and what their texts are."""
+    likeness = likeness_engine(config.flow.engines, config.evaluation.likeness)
+    by_engine = {
+        "recogniser": False,  # it wrote the texts of the clips, or judged those that came along
+        "speaker_verifier": likeness != plan.screened_by,
+        "quality": config.selection.bounds.least_quality is None,
+    }
+    return {name: by_engine.get(ENGINE_OF.get(name, ""), True) for name in NUMBERS}
 
 
 def _summary(result: PairResult) -> dict[str, Any]:
-    numbers: dict[str, Any] = {}
-    for name in _NUMBERS:
-        values = [entry[name] for entry in result.utterances if entry[name] is not None]
-        numbers[name] = round(statistics.fmean(values), 6) if values else None
+    task = result.task
     return {
-        "semantic": result.task.semantic,
-        "wave": result.task.wave,
-        **numbers,
-        "score": round(pair_score(numbers), 6),
-        "utterances": [_rounded(entry) for entry in result.utterances],
+        "semantic": task.semantic,
+        "wave": task.wave,
+        "prompt": task.prompt.clip_id if task.prompt else None,
+        **summarise(result.utterances, seed=task.seed),
     }
 
 
-def _rounded(entry: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: round(value, 6) if isinstance(value, float) and math.isfinite(value) else value
-        for name, value in entry.items()
-    }
+def _saved_in_order(result: PairResult) -> tuple[str, str]:
+    return result.task.semantic or "", result.task.wave or ""
+
+
+def _comparison_folder(task: PairTask, of: VoiceTask, config: JobConfig, engines: Mapping[str, str]) -> Path:
+    """Where the numbers of a base or of recordings are kept, by everything that decides them."""
+    decides: list[Any] = [
+        EVALUATOR_VERSION,
+        task.kind,
+        [(sentence.name, sentence.text, sentence.language) for sentence in task.sentences],
+        task.centroid,
+        _engines(config),
+        likeness_engine(config.flow.engines, config.evaluation.likeness),
+        dict(engines),
+    ]
+    if task.prompt is not None:
+        words = _lexicon(task).digest
+        decides += [task.prompt.clip_id, task.seed, of.record["base_digest"], of.record.get("polyphones"), words]
+    return Path(task.run_dir).parents[1] / "evaluations" / digest_of(decides)[:20]
+
+
+def recall(task: PairTask, of: VoiceTask, config: JobConfig, engines: Mapping[str, str]) -> PairResult | None:
+    """The base's or the recordings' numbers of an earlier run, with their audio put beside this run's."""
+    if task.kind == "pair":
+        return None
+    folder = _comparison_folder(task, of, config, engines)
+    if not (folder / "utterances.json").is_file():
+        return None
+    records = json.loads((folder / "utterances.json").read_text(encoding="utf-8"))
+    if not all((folder / record["audio"]).is_file() for record in records):
+        return None
+    for record in records:
+        _place(folder / record["audio"], Path(task.run_dir) / record["audio"])
+    return PairResult(task=task, utterances=tuple(records))
+
+
+def remember(result: PairResult, of: VoiceTask, config: JobConfig, engines: Mapping[str, str]) -> None:
+    if result.task.kind == "pair":
+        return
+    folder = _comparison_folder(result.task, of, config, engines)
+    for record in result.utterances:
+        _place(Path(result.task.run_dir) / record["audio"], folder / record["audio"])
+    write_json(folder / "utterances.json", list(result.utterances))
+
+
+def _place(source: Path, target: Path) -> None:
+    """The same file in a second place, without its bytes a second time where the file system can."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _engines(config: JobConfig) -> dict[str, Any]:
+    return {**asdict(config.flow.engines), "align_models": dict(config.flow.engines.align_models)}
+
+
+def _synthesiser(task: PairTask, models: Models) -> Synthesiser:
+    return Synthesiser(
+        models.base,
+        _weights_path(task, task.semantic),
+        _weights_path(task, task.wave),
+        polyphones=models.polyphones,
+    )
 
 
 def _weights_path(task: PairTask, name: str | None) -> Path | None:
     return Path(task.run_dir) / "weights" / f"{name}.safetensors" if name else None
+
+
+def _corpus(task: PairTask) -> Storage:
+    return open_storage(task.corpus)
+
+
+def _centre(task: PairTask) -> np.ndarray:
+    return np.asarray(task.centroid, dtype=np.float32)
+
+
+def _lexicon(task: PairTask) -> Lexicon:
+    return stored_lexicon(_corpus(task), task.voice)
+
+
+def _pairs(task: VoiceTask) -> int:
+    saved = saved_weights(Path(task.run_dir))
+    return len(saved["semantic"]) * len(saved["wave"])
+
+
+def _voice_of(answer: VoicePlan | PairResult | Finish) -> str:
+    return answer.voice if isinstance(answer, Finish) else answer.task.voice
 
 
 def _keep_audio(task: PairTask, sentence: Sentence, wave: np.ndarray, rate_hz: int) -> str:

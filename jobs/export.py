@@ -1,7 +1,8 @@
-"""A voice of ours to the two files that GPT-SoVITS would have written of it.
+"""A voice of ours to the two files that GPT-SoVITS would have written of it, and the recording it is to follow.
 
 Its own weights are laid over the Base model's and written whole, in half precision; where a voice of v3 or v4 has
-adapters, as those. GPT-SoVITS counts in epochs: passes over the voice's data, rounded up.
+adapters, as those. GPT-SoVITS counts in epochs: passes over the voice's data, rounded up. The voice's Prompt becomes a
+reference recording, with its text and language in a line of GPT-SoVITS's own `.list`.
 """
 
 import json
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gsv_core.audio.wav import wav_bytes
 from gsv_core.checkpoints.base import BaseModel, load_base
 from gsv_core.checkpoints.releases import RELEASES, Release, ReleaseSpec
 from gsv_core.checkpoints.upstream import TEXT_TO_SEMANTIC_PREFIX
@@ -25,8 +27,10 @@ from gsv_core.checkpoints.upstream_writing import (
     semantic_name,
     write_upstream,
 )
-from gsv_core.checkpoints.weights import load_weights
+from gsv_core.checkpoints.weights import load_weights, write_atomically
+from gsv_core.features import RATE_HZ
 from gsv_core.networks.lora import FLOW_TARGETS, WRAPPED, fold_factors, upstream_names
+from gsv_core.synthesis.synthesiser import Prompt
 from jobs.run_folder import HALVES, RunFolder
 from jobs.tracking import Registry
 
@@ -53,6 +57,8 @@ class Exported:
     files: tuple[Path, Path]
     lora_rank: int | None
     note: str | None = None
+    reference: tuple[Path, Path] | None = None
+    """The recording to follow, and the `.list` that says what is said in it."""
 
 
 def export_version(
@@ -78,7 +84,7 @@ def export_version(
         description = json.loads((folder / "voice.json").read_text(encoding="utf-8"))
         models = folder / "base" if (folder / "base").is_dir() else models
         paths = {half: folder / f"{half}.safetensors" for half in HALVES}
-        return _export(voice, description, paths, params, out, models)
+        return _export(voice, description, paths, params, out, models, Prompt.load(folder))
 
 
 def export_run(run_dir: Path, out: Path, *, models: Path | None = None) -> Exported:
@@ -89,7 +95,7 @@ def export_run(run_dir: Path, out: Path, *, models: Path | None = None) -> Expor
     """
     folder = RunFolder.read(run_dir)
     paths = {half: folder.weights_path(half) for half in HALVES}
-    return _export(folder.voice, folder.run, paths, folder.run, out, models)
+    return _export(folder.voice, folder.run, paths, folder.run, out, models, Prompt.load(run_dir))
 
 
 def _export(
@@ -99,6 +105,7 @@ def _export(
     record: Mapping[str, Any],
     out: Path,
     models: Path | None,
+    prompt: Prompt,
 ) -> Exported:
     release = Release(description["release"])
     check_buildable(RELEASES[release])
@@ -110,7 +117,22 @@ def _export(
             f"has {base.digest[:16]}…; use the files it was trained on"
         )
     halves = {half: _trained(path, half, record) for half, path in paths.items()}
-    return write_pair(voice, base, halves["semantic"], halves["wave"], out)
+    exported = write_pair(voice, base, halves["semantic"], halves["wave"], out)
+    return replace(exported, reference=write_reference(voice, prompt, out))
+
+
+def write_reference(voice: str, prompt: Prompt, out: Path) -> tuple[Path, Path]:
+    """`<voice>_reference.wav`, 32 kHz and 16 bit, and `<voice>_reference.list`: file|voice|language|text."""
+    recording, line = out / f"{voice}_reference.wav", out / f"{voice}_reference.list"
+    data = wav_bytes(prompt.wave.numpy(), RATE_HZ)
+    text = f"{recording.name}|{voice}|{prompt.language}|{' '.join(prompt.text.split())}\n".encode()
+    write_atomically(recording, lambda path: _write_bytes(path, data))
+    write_atomically(line, lambda path: _write_bytes(path, text))
+    return recording, line
+
+
+def _write_bytes(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
 
 
 def check_buildable(spec: ReleaseSpec) -> None:

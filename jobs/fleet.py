@@ -3,124 +3,42 @@
 A Ray Train run costs 20 to 30 s to start; a voice in a warm worker costs only its steps. So all voices share one group:
 longest first, each worker with the base loaded once. A voice that fails is tried again and then reported; a worker that
 dies makes Ray Train restart the group, and each voice in flight goes on from its last checkpoint. A worker that is told
-to end (SIGTERM, as before a spot node is taken away) first saves the step it has reached.
+to end (SIGTERM, as before a spot node is taken away) first saves the step it has reached; so does every worker when the
+driver is told to, or a budget is spent. Voices large enough for several workers go before (`jobs.large_voice`).
 
 Checkpoints lie in each voice's own run folder, at its own steps: `ray.train.report` is a barrier of the whole group,
 and workers that train different voices never reach the same step.
 """
 
 import logging
-import signal
-import threading
-import traceback
+import shutil
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import ray
 import ray.train
 from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.backend import Backend
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from gsv_core.checkpoints.base import load_base
-from gsv_core.checkpoints.releases import Release
+from gsv_core.checkpoints.base import BaseModel, load_base
 from jobs.cluster import Cluster
+from jobs.large_voice import together_trainer
+from jobs.packed import Outcome, train_packed
 from jobs.progress import Progress
-from jobs.train import Step, VoiceTask, train_voice
+from jobs.train import VoiceTask, train_voice
+from jobs.training_cost import PHASES, Rates, work_of
+from jobs.voice_queue import FleetState, VoiceQueue
+from jobs.worker_group import SIGTERM, FleetSettings, Line, TellLosses, Watch, heed_sigterm, last_line
 
 logger = logging.getLogger(__name__)
 
-_MOST_LOSSES = 5
-"""Every voice in flight is in hand when a worker is lost, so one loss blames nobody."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FleetSettings:
-    """How the group runs. `lost_workers` is how many worker losses a whole fleet may survive."""
-
-    release: Release
-    base_folder: str | None
-    attempts: int
-    gpus_per_worker: float = 0.0
-    lost_workers: int = 20
-
-
-@dataclass(kw_only=True)
-class FleetState:
-    """What the queue knows; read by the driver for progress and the result."""
-
-    waiting: list[str] = field(default_factory=list)
-    working: dict[str, str] = field(default_factory=dict)
-    trained: list[str] = field(default_factory=list)
-    failed: dict[str, str] = field(default_factory=dict)
-    steps: dict[str, Step] = field(default_factory=dict)
-
-    @property
-    def done(self) -> int:
-        return sum(step.done for step in self.steps.values())
-
-
-class VoiceQueue:
-    """The voices still to train, longest first. An actor beside the driver, so that it outlives every worker."""
-
-    def __init__(self, tasks: Sequence[VoiceTask], attempts: int) -> None:
-        self._tasks = {task.voice: task for task in tasks}
-        self._attempts = dict.fromkeys(self._tasks, 0)
-        self._losses = dict.fromkeys(self._tasks, 0)
-        self._most = attempts
-        ordered = sorted(tasks, key=lambda task: (-task.cost, task.voice))
-        self._state = FleetState(waiting=[task.voice for task in ordered])
-
-    def join(self, worker: int) -> None:
-        """A worker (re)starts: what it had in hand when it was lost waits again, behind the others.
-
-        A voice that was in hand at `_MOST_LOSSES` losses is given up: it may well be what kills the workers.
-        """
-        voice = self._state.working.pop(str(worker), None)
-        if voice is None:
-            return
-        self._losses[voice] += 1
-        if self._losses[voice] < _MOST_LOSSES:
-            self._state.waiting.append(voice)
-        else:
-            self._state.failed[voice] = f"its worker was lost {_MOST_LOSSES} times while it was trained"
-
-    def take(self, worker: int) -> VoiceTask | None:
-        """The next voice for `worker`; None when there is none left to begin."""
-        if not self._state.waiting:
-            return None
-        voice = self._state.waiting.pop(0)
-        self._state.working[str(worker)] = voice
-        return self._tasks[voice]
-
-    def tell(self, step: Step) -> None:
-        self._state.steps[step.voice] = step
-
-    def finish(self, worker: int) -> None:
-        self._state.trained.append(self._state.working.pop(str(worker)))
-
-    def fail(self, worker: int, error: str) -> None:
-        """The voice in hand raised `error`: to be tried again, or given up."""
-        voice = self._state.working.pop(str(worker))
-        self._attempts[voice] += 1
-        if self._attempts[voice] < self._most:
-            self._state.waiting.append(voice)
-        else:
-            self._state.failed[voice] = error
-
-    def release(self, worker: int) -> None:
-        """The worker was asked to stop; its voice goes on elsewhere or later, first of all."""
-        voice = self._state.working.pop(str(worker), None)
-        if voice is not None:
-            self._state.waiting.insert(0, voice)
-
-    def read(self) -> FleetState:
-        return self._state
+_GROW_EVERY_S = 900.0
+"""A group that grows is started again, and its voices go back to their last save: not for every node that comes."""
 
 
 def train_fleet(
@@ -130,65 +48,133 @@ def train_fleet(
     scratch: Path,
     progress: Progress,
 ) -> dict[str, str]:
-    """Train every task; returns voice → error of those that failed. Ray is started if it is not up.
+    """Train every task; returns voice → error of those that failed or were not begun. Ray is started if it is not up.
 
     Raises:
+        ValueError: a voice wants more workers than there are.
         RuntimeError: the worker group itself could not be kept alive.
+        KeyboardInterrupt: the process was asked to end; what was in hand is saved.
     """
     if not tasks:
         return {}
     cluster.start()
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    path = scratch / "training_rates.json"
+    rates = Rates.read(path)
+    watch = Watch(settings, scratch, progress)
+    states: list[FleetState] = []
+    failures: list[BaseException] = []
+    groups = _groups(tasks, settings, cluster)
+    with watch.asked_to_end() as asked, watch.told_with_everything(asked):
+        for together, group in groups:
+            workers = together if together > 1 else _workers(-(-len(group) // settings.pack), settings, cluster)
+            seconds = {task.voice: predicted_seconds(task, rates, settings) / together for task in group}
+            queue = _queue(group, settings, seconds, 1 if together > 1 else workers)
+            if reason := watch.reason_to_stop(group, workers, asked):
+                ray.get(queue.stop.remote(reason))
+            else:
+                make = together_trainer if together > 1 else _trainer
+                failures += watch.run(make(queue, len(group), settings, workers, scratch), queue, group, workers, asked)
+            states.append(ray.get(queue.read.remote()))
+    # Ray Train's notes for going on with a group; ours are in the run folders.
+    shutil.rmtree(scratch / "ray_train", ignore_errors=True)
+    measured = [one for state in states for one in state.measured]
+    if measured:
+        for one in measured:
+            rates.add(one)
+        rates.write(path)
+    if asked():
+        saved = [f"{step.voice} at step {step.done} of {step.total}" for state in states for step in state.unfinished]
+        progress.say(f"train: asked to end; saved: {', '.join(saved) or 'nothing was begun'}")
+        raise KeyboardInterrupt
+    if failures and not any(state.trained for state in states):
+        raise RuntimeError(f"training ended before any voice was trained: {failures[0]}") from failures[0]
+    errors: dict[str, str] = {}
+    for state in states:
+        errors |= _left_over(state, failures[0] if failures else None) | state.failed
+    return errors
+
+
+def _groups(tasks: Sequence[VoiceTask], settings: FleetSettings, cluster: Cluster) -> list[tuple[int, list[VoiceTask]]]:
+    """(workers per voice, voices), the largest first.
+
+    Raises:
+        ValueError: a voice wants more workers than there are.
+    """
+    groups: dict[int, list[VoiceTask]] = {}
+    for task in tasks:
+        groups.setdefault(task.workers, []).append(task)
+    there = int(ray.cluster_resources().get("GPU", 0)) if settings.gpus_per_worker else cluster.workers
+    most = max(groups)
+    if most > max(1, there):
+        raise ValueError(
+            f"voice {groups[most][0].voice} wants {most} workers and there are {there}; set "
+            "training.workers_per_voice to fewer, or give the cluster more"
+        )
+    return sorted(groups.items(), reverse=True)
+
+
+def _queue(group: list[VoiceTask], settings: FleetSettings, seconds: dict[str, float], workers: int) -> Any:
+    """The queue as an actor beside the driver, so that it outlives every worker."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     actor: Any = ray.remote(VoiceQueue)
-    queue = actor.options(num_cpus=0, scheduling_strategy=here).remote(tasks, settings.attempts)
-    # A GPU is shared by as many workers as its fraction allows; without one, a worker takes one CPU.
-    workers = min(len(tasks), cluster.workers)
+    return actor.options(num_cpus=0, scheduling_strategy=here).remote(group, settings.attempts, seconds, workers)
+
+
+def predicted_seconds(task: VoiceTask, rates: Rates, settings: FleetSettings) -> float:
+    """Seconds of one worker that the training of a voice will take."""
+    total = 0.0
+    for phase in PHASES:
+        plan = getattr(task.recipe, phase)
+        work = work_of(plan, task.rows, phase)
+        total += rates.seconds(settings.release, phase, plan, settings.device, work)
+    return total
+
+
+def _workers(wanted: int, settings: FleetSettings, cluster: Cluster) -> int:
+    """A GPU is shared by as many workers as its fraction allows; without one, a worker takes one CPU."""
+    workers = min(wanted, cluster.workers)
+    if not settings.gpus_per_worker:
+        return workers
+    gpus = ray.cluster_resources().get("GPU", 0.0)
+    return max(1, min(workers, int(gpus / settings.gpus_per_worker)))
+
+
+def _trainer(queue: Any, voices: int, settings: FleetSettings, workers: int, scratch: Path) -> TorchTrainer:
     resources: dict[str, float] = {"CPU": 1}
     if settings.gpus_per_worker:
-        gpus = ray.cluster_resources().get("GPU", 0.0)
-        workers = max(1, min(workers, int(gpus / settings.gpus_per_worker)))
         resources["GPU"] = settings.gpus_per_worker
-    trainer = TorchTrainer(
+    size: dict[str, Any] = {"num_workers": workers}
+    if workers > 1 and sum(node["Alive"] for node in ray.nodes()) > 1:
+        # One of several nodes may be lost for good: the others go on without it.
+        size = {"num_workers": (1, workers), "elastic_resize_monitor_interval_s": _GROW_EVERY_S}
+    return TorchTrainer(
         _work,
         train_loop_config={"queue": queue, "settings": settings},
         scaling_config=ScalingConfig(
-            num_workers=workers, use_gpu=bool(settings.gpus_per_worker), resources_per_worker=resources
+            **size,
+            use_gpu=bool(settings.gpus_per_worker),
+            resources_per_worker=resources,
         ),
-        torch_config=_StoppableTorchConfig(backend="nccl" if settings.gpus_per_worker >= 1 else "gloo"),
+        torch_config=_FleetConfig(queue=queue),
         run_config=RunConfig(
-            name=_name(tasks),
+            # A name per attempt: Ray Train takes an equal name for a run to be gone on from.
+            name=f"fleet-{voices}-{uuid.uuid4().hex[:8]}",
             storage_path=str(scratch / "ray_train"),
-            failure_config=FailureConfig(max_failures=settings.lost_workers),
+            failure_config=FailureConfig(max_failures=settings.lost_workers + 2 * voices),
+            callbacks=[TellLosses(queue)],  # type: ignore[list-item]  # typed for version 1
         ),
     )
-    total = sum(task.steps for task in tasks)
-    with progress.bar("train") as bar:
-        failure = _fit_and_watch(trainer, queue, lambda state: bar.update(state.done, total, _note(state)))
-        state: FleetState = ray.get(queue.read.remote())
-        bar.update(state.done, total, f"{len(state.trained)} voices trained")
-    if failure is not None and not state.trained:
-        raise RuntimeError(f"training ended before any voice was trained: {failure}") from failure
-    left = dict.fromkeys([*state.waiting, *state.working.values()], f"not trained: {failure}")
-    return {**left, **state.failed}
 
 
-def _fit_and_watch(trainer: TorchTrainer, queue: Any, show: Any) -> BaseException | None:
-    """Run the group while showing how far it is; what ended it early, if anything did."""
-    failures: list[BaseException] = []
-
-    def fit() -> None:
-        try:
-            trainer.fit()
-        except Exception as error:  # handed to the caller, who reports it with the voices it cost
-            logger.exception("the training group ended early")
-            failures.append(error)
-
-    thread = threading.Thread(target=fit, name="train-fleet")
-    thread.start()
-    while thread.is_alive():
-        thread.join(0.5)
-        show(ray.get(queue.read.remote()))
-    return failures[0] if failures else None
+def _left_over(state: FleetState, failure: BaseException | None) -> dict[str, str]:
+    """Voice → why it is not trained, of those that nothing is wrong with."""
+    reason = state.stopped or str(failure)
+    left = {}
+    for voice in [*state.waiting, *state.working]:
+        step = state.steps.get(voice)
+        begun = f"; saved at step {step.done} of {step.total}, the same command goes on there" if step else ""
+        left[voice] = f"not trained: {reason}{begun}"
+    return left
 
 
 def _work(config: dict[str, Any]) -> None:
@@ -196,97 +182,70 @@ def _work(config: dict[str, Any]) -> None:
     import torch
 
     queue, settings = config["queue"], config["settings"]
-    context = ray.train.get_context()
-    worker = context.get_world_rank()
+    worker = ray.train.get_context().get_world_rank()
     torch.set_num_threads(1)
     device = str(ray.train.torch.get_device()) if settings.gpus_per_worker else "cpu"
-    base = load_base(settings.release, Path(settings.base_folder) if settings.base_folder else None)
-    ray.get(queue.join.remote(worker))
-    trained = 0
-    with _sigterm.heeded() as asked_to_end:
-        while not asked_to_end() and (task := ray.get(queue.take.remote(worker))) is not None:
-            try:
-                finished = train_voice(
-                    task,
-                    base,
-                    device=device,
-                    on_step=lambda step: queue.tell.remote(step),
-                    should_stop=asked_to_end,
-                )
-            except Exception as error:  # one voice must not stop the others; the queue reports it
-                logger.exception("voice %s failed", task.voice)
-                last = traceback.format_exception_only(error)[-1].strip()
-                ray.get(queue.fail.remote(worker, last))
+    try:
+        base = load_base(settings.release, Path(settings.base_folder) if settings.base_folder else None)
+    except (ValueError, OSError) as error:  # as it would in every worker of every further group
+        ray.get(queue.stop.remote(f"the base cannot be loaded: {last_line(error)}"))
+        ray.train.report({})
+        return
+    line = Line(queue)
+    with SIGTERM.heeded() as asked_to_end:
+
+        def should_stop() -> bool:
+            return asked_to_end() or line.stopped()
+
+        def take() -> VoiceTask | None:
+            return None if asked_to_end() else ray.get(queue.take.remote(worker))
+
+        def end(outcome: Outcome) -> None:
+            voice = outcome.task.voice
+            line.flush()
+            if outcome.error is not None:  # one voice must not stop the others; the queue reports it
+                ray.get(queue.fail.remote(voice, last_line(outcome.error)))
+            elif outcome.finished:
+                ray.get(queue.finish.remote(voice, outcome.measured))
             else:
-                ray.get((queue.finish if finished else queue.release).remote(worker))
-                trained += finished
+                ray.get(queue.release.remote(voice))
+
+        hooks = {"on_step": line.tell, "on_note": queue.note.remote, "should_stop": should_stop}
+        if settings.pack > 1:
+            train_packed(take, base, seats=settings.pack, device=device, on_end=end, **hooks)
+        else:
+            while (task := take()) is not None:
+                end(_train(task, base, device, hooks))
         if asked_to_end():
             # An error, not an end: Ray Train is to start the group again where there is room.
             raise InterruptedError("the worker was asked to end; its voice is saved")
-    ray.train.report({"trained": trained})
+    ray.train.report({})
 
 
-class _Sigterm:
-    """What SIGTERM means to this process: while a voice is in hand, to save and end; otherwise what it meant before.
-
-    Training runs in a thread, and handlers belong to the main thread: `install` runs there, `heeded` in the other.
-    """
-
-    def __init__(self) -> None:
-        self._asked = threading.Event()
-        self._at_work = threading.Event()
-
-    def install(self) -> None:
-        before = signal.getsignal(signal.SIGTERM)
-
-        def handle(number: int, frame: FrameType | None) -> None:
-            if self._at_work.is_set():
-                self._asked.set()
-            elif callable(before):
-                before(number, frame)
-
-        signal.signal(signal.SIGTERM, handle)
-
-    @contextmanager
-    def heeded(self) -> Iterator[Any]:
-        """Gives the question whether SIGTERM has come."""
-        self._at_work.set()
-        try:
-            yield self._asked.is_set
-        finally:
-            self._at_work.clear()
+def _train(task: VoiceTask, base: BaseModel, device: str, hooks: dict[str, Any]) -> Outcome:
+    """Train one voice by itself; how it ended."""
+    outcome = Outcome(task=task)
+    try:
+        outcome.finished = train_voice(task, base, device=device, on_measured=outcome.measured.append, **hooks)
+    except Exception as error:  # the caller reports it
+        logger.exception("voice %s failed", task.voice)
+        outcome.error = error
+    return outcome
 
 
-_sigterm = _Sigterm()
-
-
-class _StoppableBackend(TorchConfig().backend_cls):  # type: ignore[misc]
-    """Torch's setting up of the workers, and then our handler in the main thread of each."""
+class _FleetBackend(Backend):
+    """No process group: workers with different voices have nothing to say to each other. Runs in the controller."""
 
     def on_start(self, worker_group: Any, backend_config: Any) -> None:
-        super().on_start(worker_group, backend_config)
-        worker_group.execute(_heed_sigterm)
+        """A group starts, the first or one after a loss, in which the others were ended, too."""
+        ray.get(backend_config.queue.begin.remote())
+        worker_group.execute(heed_sigterm)
 
 
-class _StoppableTorchConfig(TorchConfig):
+@dataclass
+class _FleetConfig(TorchConfig):
+    queue: Any = None
+
     @property
     def backend_cls(self) -> type:
-        return _StoppableBackend
-
-
-def _heed_sigterm() -> None:
-    _sigterm.install()
-
-
-def _note(state: FleetState) -> str:
-    running = ", ".join(
-        f"{voice} {state.steps[voice].phase}" if voice in state.steps else voice for voice in state.working.values()
-    )
-    if not running and not state.steps:
-        return "starting workers"
-    return f"{len(state.trained)} voices done; {running}".removesuffix("; ")
-
-
-def _name(tasks: Sequence[VoiceTask]) -> str:
-    """A name per attempt: Ray Train takes an equal name for a run to be gone on from."""
-    return f"fleet-{len(tasks)}-{uuid.uuid4().hex[:8]}"
+        return _FleetBackend

@@ -24,7 +24,7 @@ from pipelines.rows import RATE_HZ
 from pipelines.sources import VoiceCard
 from pipelines.stage import digest_of
 from pipelines.stages.shard import parquet_bytes
-from pipelines.storage import LocalStorage
+from pipelines.storage import Storage
 from pipelines.units import Committed, Unit, read_plan, write_plan
 
 
@@ -46,35 +46,43 @@ def forget(voice: str, workspace: Workspace, config: JobConfig, *, reason: str =
     Raises:
         ValueError: nothing of the voice is there, and it was not forgotten before either.
     """
+    from jobs.blend import blend_folder, blends_of
     from jobs.tracking import Registry
 
-    corpus = LocalStorage(workspace.corpus)
+    corpus = workspace.storage
     registry = Registry(config.registry.tracking_uri or workspace.default_tracking_uri, prefix=config.registry.prefix)
     with workspace.lease():
         folder = _folder_of(voice, workspace)
         units = [unit for unit in read_plan(corpus) if unit.voice == voice]
         before = {record.voice: record for record in read_forgotten(corpus)}
         traces = registry.traces(voice)
-        if not folder.is_dir() and not units and not traces.registered and not traces.runs and voice not in before:
+        there = folder.is_dir() or voice in corpus.names("voices")
+        if not there and not units and not traces.registered and not traces.runs and voice not in before:
             known = ", ".join(corpus.names("voices")) or "none"
             raise ValueError(f"voice {voice!r} is not in {workspace.root}, nor in its registry; there are: {known}")
         recordings = sorted({uri for unit in units for source in unit.sources for uri in (source.uri, *source.copies)})
-        counts = _counts(folder) | {
+        # A blend speaks with this voice's weights or sound.
+        blends = blends_of(registry, voice) if traces.registered else []
+        counts = _counts(voice, folder, corpus) | {
             "units": len({unit.unit_id for unit in units}),
             "recordings": len(recordings),
             "versions": traces.versions,
             "tracked_runs": len(traces.runs),
+            "blends": len(blends),
         }
         erasure = Erasure(voice=voice, counts=counts, recordings=tuple(recordings), done=really)
         if not really:
             return erasure
-        _record(voice, folder, units, reason, counts, before.get(voice), corpus)
-        complete = registry.erase(voice, traces)
-        _drop_lines(set(recordings) | _unread(folder), corpus)
+        _record(voice, units, reason, counts, before.get(voice), corpus)
+        complete = True
+        for name in blends:  # before the voice itself, by which they are found
+            complete &= registry.erase(name, registry.traces(name))
+            shutil.rmtree(blend_folder(workspace, name), ignore_errors=True)
+        complete &= registry.erase(voice, traces)
+        _drop_lines(set(recordings) | _unread(voice, corpus), corpus)
         _drop_plan(voice, corpus)
         _drop_description(voice, corpus)
-        if folder.is_dir():
-            shutil.rmtree(folder)
+        corpus.delete(f"voices/{voice}")
         _rewrite_report(voice, workspace)
     return replace(erasure, complete=complete)
 
@@ -87,12 +95,13 @@ def _folder_of(voice: str, workspace: Workspace) -> Path:
     return folder
 
 
-def _counts(folder: Path) -> dict[str, int]:
-    marks = [Committed.from_json(path.read_bytes()) for path in folder.glob("units/*.done")]
-    files = [path for path in folder.rglob("*") if path.is_file()]
+def _counts(voice: str, folder: Path, corpus: Storage) -> dict[str, int]:
+    place = f"voices/{voice}"
+    marks = [Committed.from_json(corpus.read(f"{place}/units/{name}")) for name in corpus.names(f"{place}/units")]
+    sizes = corpus.sizes(place)
     return {
-        "files": len(files),
-        "bytes": sum(path.stat().st_size for path in files),
+        "files": len(sizes),
+        "bytes": sum(sizes.values()),
         "utterances": sum(mark.kept for mark in marks),
         "seconds_kept": round(sum(account.kept_samples for mark in marks for account in mark.accounts) / RATE_HZ),
         "runs": sum(path.is_dir() for path in folder.glob("runs/*")),
@@ -101,32 +110,34 @@ def _counts(folder: Path) -> dict[str, int]:
 
 def _record(
     voice: str,
-    folder: Path,
     units: list[Unit],
     reason: str,
     counts: dict[str, int],
     before: Forgotten | None,
-    corpus: LocalStorage,
+    corpus: Storage,
 ) -> None:
     """Write who is forgotten; what an attempt that was cut off wrote stands, being the one that saw everything."""
-    card = folder / "voice.json"
-    if card.is_file():
-        consent_id = VoiceCard(**json.loads(card.read_bytes())).consent_id
+    path = f"voices/{voice}/voice.json"
+    card = VoiceCard(**json.loads(corpus.read(path))) if corpus.exists(path) else None
+    if card is not None:
+        consent_id = card.consent_id
     else:
         consent_id = next((source.consent_id for unit in units for source in unit.sources), None)
-    if before is not None and not (card.is_file() and consent_id not in (None, before.consent_id)):
+    if before is not None and not (card is not None and consent_id not in (None, before.consent_id)):
         return
     now = datetime.now(UTC).isoformat(timespec="seconds")
     record = Forgotten(voice=voice, when=now, reason=reason, consent_id=consent_id, counts=counts)
     corpus.write(record.path, record.to_json())
 
 
-def _unread(folder: Path) -> set[str]:
-    path = folder / "rejected" / "inventory.parquet"
-    return set(pq.read_table(path, columns=["uri"])["uri"].to_pylist()) if path.is_file() else set()
+def _unread(voice: str, corpus: Storage) -> set[str]:
+    path = f"voices/{voice}/rejected/inventory.parquet"
+    if not corpus.exists(path):
+        return set()
+    return set(pq.read_table(io.BytesIO(corpus.read(path)), columns=["uri"])["uri"].to_pylist())
 
 
-def _drop_lines(uris: Iterable[str], corpus: LocalStorage) -> None:
+def _drop_lines(uris: Iterable[str], corpus: Storage) -> None:
     """Take a voice's files out of the inventory."""
     if not corpus.exists("inventory.parquet"):
         return
@@ -137,7 +148,7 @@ def _drop_lines(uris: Iterable[str], corpus: LocalStorage) -> None:
         corpus.write("inventory.parquet", parquet_bytes(table.take(stays)))
 
 
-def _drop_plan(voice: str, corpus: LocalStorage) -> None:
+def _drop_plan(voice: str, corpus: Storage) -> None:
     """Write the files of the plan that name the voice again without it, the new one before the old one goes."""
     for name in corpus.names("plan"):
         units = [Unit.from_json(line) for line in corpus.read(f"plan/{name}").splitlines()]
@@ -147,7 +158,7 @@ def _drop_plan(voice: str, corpus: LocalStorage) -> None:
             corpus.delete(f"plan/{name}")
 
 
-def _drop_description(voice: str, corpus: LocalStorage) -> None:
+def _drop_description(voice: str, corpus: Storage) -> None:
     """`corpus.json` without the voice: its units, its lexicon, its share of the counts."""
     if not corpus.exists("corpus.json"):
         return
@@ -186,6 +197,6 @@ def _rewrite_report(voice: str, workspace: Workspace) -> None:
         for corpus in corpora:
             corpus["voices"] = [entry for entry in corpus["voices"] if entry["voice"] != voice]
         data = json.dumps(corpora, indent=1, sort_keys=True).encode()
-        LocalStorage(workspace.corpus).write("report/history.json", data)
-    if (workspace.corpus / "corpus.json").is_file():
-        report(workspace.corpus)
+        workspace.storage.write("report/history.json", data)
+    if workspace.storage.exists("corpus.json"):
+        report(workspace.storage, workspace.report)

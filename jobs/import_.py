@@ -10,11 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gsv_core.audio.resample import resample
 from gsv_core.checkpoints.base import BaseModel, load_base
 from gsv_core.checkpoints.hub import file_digest
 from gsv_core.checkpoints.releases import Release, release_of
@@ -30,13 +28,12 @@ from gsv_core.checkpoints.weights import save_weights, write_atomically, write_j
 from gsv_core.networks.lora import own_names
 from gsv_core.synthesis.synthesiser import Prompt
 from jobs.register import register_voice
+from jobs.synth import read_reference
 from jobs.tracking import RegisteredVersion, Tracker
 from jobs.workspace import Workspace
-from pipelines.engines.decoder import decode
-from pipelines.rows import RATE_HZ, voice_name
+from pipelines.rows import voice_name
 
 EXPERIMENT = "imported"
-_REFERENCE_SECONDS = (3.0, 10.0)
 _TOKEN_MAKERS = ("ssl_proj.", "quantizer.")
 _SECOND_PARTS = (Part.SEMANTIC_TO_WAVE, Part.SEMANTIC_TO_MEL, Part.LORA)
 
@@ -198,15 +195,7 @@ def _useful(factors: Mapping[str, Tensor], own: Mapping[str, Tensor], path: Path
 
 
 def _prompt(reference: Reference, base: BaseModel) -> Prompt:
-    decoded = decode(reference.path)
-    seconds = len(decoded.wave) / decoded.rate_hz
-    shortest, longest = _REFERENCE_SECONDS
-    if not shortest <= seconds <= longest:
-        raise ValueError(
-            f"--reference {reference.path}: should last {shortest:g} to {longest:g} s, got {seconds:.1f} s"
-        )
-    wave = resample(np.ascontiguousarray(decoded.wave.mean(axis=1)), decoded.rate_hz, RATE_HZ)
-    return Prompt.of(base, wave, reference.text, reference.language)
+    return Prompt.of(base, read_reference(reference.path), reference.text, reference.language)
 
 
 def _write_run(

@@ -12,16 +12,19 @@ from gsv_core.checkpoints.weights import write_json
 from jobs.cluster import Cluster
 from jobs.config import JobConfig
 from jobs.evaluate import evaluate_runs, is_evaluated
-from jobs.fleet import FleetSettings, train_fleet
+from jobs.fleet import train_fleet
 from jobs.prepare import Prepared, PreparedVoice, left_out, open_prepared, prepare
 from jobs.progress import Progress
 from jobs.report import report, report_runs
 from jobs.select import left_out_by_selection, wanted_of
+from jobs.telemetry import address_of
+from jobs.tracking import without_password
 from jobs.train import VoiceTask, is_trained, plan_run
+from jobs.worker_group import Budget, FleetSettings
 from jobs.workspace import Workspace
 from pipelines.report.numbers import Outcome, record_outcomes
 from pipelines.selection import Selection, select
-from pipelines.storage import LocalStorage
+from pipelines.sources import VoiceCard
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +50,8 @@ class VoiceSummary:
     version: int | None = None
     new: bool = False
     """Registered by this very run."""
+    champion: str = ""
+    """What became of the new version at the gate, where `registry.promote` is `auto`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,14 +72,16 @@ class Summary:
         return asdict(self)
 
 
-def onboard(recordings: Path, workspace: Workspace, config: JobConfig, progress: Progress) -> Summary:
-    """Everything, as far as it is not done yet.
+def onboard(
+    recordings: Path, workspace: Workspace, config: JobConfig, progress: Progress, *, wait_s: float = 0.0
+) -> Summary:
+    """Everything, as far as it is not done yet, after waiting up to `wait_s` for another job on the corpus to end.
 
     Raises:
         ValueError: the input, the base, the workspace or an address cannot be used; nothing was begun.
     """
     started = time.monotonic()
-    with workspace.lease(), Cluster(config.cluster, workspace.root) as cluster:
+    with workspace.lease(wait_s=wait_s), Cluster(config.cluster, workspace.root) as cluster:
         registrar = Registrar(workspace, config)
         registrar.check()
         cluster.check()
@@ -93,8 +100,8 @@ def onboard(recordings: Path, workspace: Workspace, config: JobConfig, progress:
         did_nothing = not (prepared.units_made or to_train or to_evaluate or new)
         page = workspace.report
         if not did_nothing or prepared.changed or not page.exists():
-            record_outcomes(workspace.corpus, {voice.voice: _outcome(voice, tasks) for voice in voices})
-            page = report(workspace.corpus)
+            record_outcomes(workspace.storage, {voice.voice: _outcome(voice, tasks) for voice in voices})
+            page = report(workspace.storage, workspace.report)
             registrar.log_report(page)
     return summarise(voices, prepared, registrar, page, config, time.monotonic() - started, did_nothing)
 
@@ -152,7 +159,7 @@ def choose(
     prepared: Prepared, workspace: Workspace, config: JobConfig
 ) -> tuple[dict[str, Selection], dict[str, VoiceTask]]:
     """The selection of every voice, and the run of each that has enough speech."""
-    corpus = LocalStorage(workspace.corpus)
+    corpus = workspace.storage
     selections, tasks = {}, {}
     for name, voice in prepared.voices.items():
         selection = selections[name] = select(
@@ -169,6 +176,8 @@ def fleet_settings(config: JobConfig) -> FleetSettings:
         base_folder=config.flow.base_folder,
         attempts=config.training.attempts,
         gpus_per_worker=config.cluster.gpus_per_worker,
+        pack=config.training.pack,
+        budget=Budget(hours=config.cluster.max_hours, gpu_hours=config.cluster.max_gpu_hours),
     )
 
 
@@ -176,10 +185,14 @@ class Registrar:
     """Registers finished runs; remembers in each run's folder that it did, so that a second look needs no MLflow."""
 
     def __init__(self, workspace: Workspace, config: JobConfig) -> None:
-        self.uri = config.registry.tracking_uri or workspace.default_tracking_uri
+        self._address = address_of(config, workspace)
+        self.uri = self._address.uri
+        self.place = without_password(self.uri)
+        """The address as it may be written down."""
+        self.promotions: dict[str, str] = {}
+        """Voice → what became of its new version at the gate."""
         self._config = config
         self._workspace = workspace
-        self._experiment = config.registry.experiment or f"gsv-fleet/{workspace.root.name}"
         self._tracker: Any = None
         self._parent: str | None = None
         self._early: threading.Thread | None = None
@@ -212,7 +225,7 @@ class Registrar:
         known = json.loads(path.read_text())
         if self.uri == self._workspace.default_tracking_uri and not (self._workspace.root / "mlflow.db").is_file():
             return None  # the store was thrown away; what it held is registered again
-        return known if known["tracking_uri"] == self.uri else None
+        return known if known["tracking_uri"] == self.place else None
 
     def register(
         self, tasks: list[VoiceTask], prepared: Prepared, failures: dict[str, str], progress: Progress
@@ -226,7 +239,7 @@ class Registrar:
         from jobs.register import register_voice
 
         tracker = self._open()
-        report_runs(self._workspace.corpus, {task.voice: Path(task.run_dir) for task in waiting})
+        report_runs(self._workspace.storage, {task.voice: Path(task.run_dir) for task in waiting})
         new = set()
         with (
             progress.bar("register") as bar,
@@ -253,11 +266,24 @@ class Registrar:
                     logger.exception("registering %s failed", task.voice)
                     failures[task.voice] = f"not registered: {error}"
                     continue
-                record = {"tracking_uri": self.uri, "name": version.name, "version": version.version}
+                record = {"tracking_uri": self.place, "name": version.name, "version": version.version}
                 write_json(run_dir / "registered.json", record)
                 new.add(task.voice)
+                if self._config.registry.promote == "auto":
+                    self.promotions[task.voice] = self._promote(tracker, card, version.version)
             bar.update(len(waiting), len(waiting), f"{len(new)} versions")
         return new
+
+    def _promote(self, tracker: Any, card: VoiceCard, version: int) -> str:
+        """Let a new version through the gate, if it passes; in words, how it went."""
+        from jobs.promote import promote
+
+        try:
+            verdict = promote(tracker.registry, card.voice, self._config, version=version, consent=card.consent or {})
+        except (ValueError, RuntimeError) as error:
+            logger.exception("promoting %s failed", card.voice)
+            return f"was not promoted: {error}"
+        return "is champion" if verdict.is_champion else f"is not champion: {'; '.join(verdict.refusals)}"
 
     def log_report(self, page: Path) -> None:
         """The report as an artefact of the run that made it."""
@@ -268,21 +294,16 @@ class Registrar:
         if self._tracker is None:
             from jobs.tracking import Tracker
 
+            address = self._address
             tracker = Tracker(
-                self.uri,
-                self._experiment,
+                address.uri,
+                address.experiment,
                 prefix=self._config.registry.prefix,
-                artifact_root=self._artifact_root(),
+                artifact_root=address.artifact_root,
             )
             tracker.prepare()
             self._tracker = tracker
         return self._tracker
-
-    def _artifact_root(self) -> str | None:
-        """A bare database has nowhere to keep files; a server decides for itself."""
-        if self.uri.startswith(("http://", "https://")):
-            return None
-        return (self._workspace.root / "mlartifacts").as_uri()
 
     def _join(self) -> None:
         if self._early is not None:
@@ -303,7 +324,7 @@ def summaries(
     workspace: Workspace,
 ) -> list[VoiceSummary]:
     """One line per voice, in order of name."""
-    corpus = LocalStorage(workspace.corpus)
+    corpus = workspace.storage
     lines = []
     for name in sorted(prepared.voices):
         voice, selection, task = prepared.voices[name], selections[name], tasks.get(name)
@@ -327,6 +348,7 @@ def summaries(
                 model=version["name"] if version else None,
                 version=version["version"] if version else None,
                 new=name in new,
+                champion=registrar.promotions.get(name, ""),
             )
         )
     return lines
@@ -360,7 +382,7 @@ def summarise(
     return Summary(
         voices=tuple(voices),
         report=str(page),
-        tracking_uri=registrar.uri,
+        tracking_uri=registrar.place,
         engines={
             "recogniser": engines.recogniser,
             "speaker_verifier": engines.speaker_verifier,

@@ -33,7 +33,7 @@ from pipelines.rows import RATE_HZ, REJECTION_SCHEMA, Rejection, recording_id, t
 from pipelines.sources import HandedIn, VoiceCard, gather
 from pipelines.stage import digest_of
 from pipelines.stages.shard import parquet_bytes
-from pipelines.storage import LocalStorage
+from pipelines.storage import Storage
 from pipelines.units import Committed, Unit, plan, read_committed, read_plan
 
 logger = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ def prepare(
     check_engines(config.flow.engines)
     base = load_base(config.flow.release, _folder(config))
     flow_of(config, base)  # settings that do not fit together are named before a file is read
-    corpus = LocalStorage(workspace.corpus)
+    corpus = workspace.storage
     handed_in = _gather(recordings, corpus, config, progress)
     referenced = _hear_references(handed_in, corpus, config)
     flow = flow_of(config, base, handed_in.lexicons, handed_in.corrections)
@@ -138,7 +138,7 @@ def open_prepared(workspace: Workspace, config: JobConfig) -> Prepared:
         ValueError: there is none, or it was made for another base. (Another config of the flow is fine: what was
             prepared is trained as it is.)
     """
-    corpus = LocalStorage(workspace.corpus)
+    corpus = workspace.storage
     if not corpus.exists("corpus.json"):
         raise ValueError(f"--workspace {workspace.root}: no corpus in it; make one with `gsv prepare RECORDINGS`")
     description = json.loads(corpus.read("corpus.json"))
@@ -177,7 +177,7 @@ def forecast(recordings: Path, workspace: Workspace, config: JobConfig, progress
     """What `prepare` would find and do. Nothing but the inventory is written."""
     check_engines(config.flow.engines)
     flow = flow_of(config, load_base(config.flow.release, _folder(config)))
-    corpus = LocalStorage(workspace.corpus)
+    corpus = workspace.storage
     handed_in = _gather(recordings, corpus, config, progress)
     planned = plan(handed_in.sources, flow.digest, corpus, heard_digest=flow.heard_digest, write=False)
     return Forecast(
@@ -224,7 +224,7 @@ def _folder(config: JobConfig) -> Path | None:
     return Path(config.flow.base_folder) if config.flow.base_folder else None
 
 
-def _gather(recordings: Path, corpus: LocalStorage, config: JobConfig, progress: Progress) -> HandedIn:
+def _gather(recordings: Path, corpus: Storage, config: JobConfig, progress: Progress) -> HandedIn:
     lexicon = Lexicon.read(Path(config.lexicon), config.language) if config.lexicon else None
     corrections = Corrections.read(Path(config.corrections)) if config.corrections else None
     forgotten = {record.voice: record for record in read_forgotten(corpus)}
@@ -268,7 +268,7 @@ def _run(
             )
 
         show({})
-        for result in run_units(units, flow, str(workspace.corpus), actors=cluster.workers, on_progress=show):
+        for result in run_units(units, flow, workspace.corpus_place, actors=cluster.workers, on_progress=show):
             done += 1
             clips += result.kept
             recordings += result.recordings
@@ -281,7 +281,7 @@ def _run(
 
 
 def _voices(
-    handed_in: HandedIn, units: Iterable[Unit], errors: dict[str, str], corpus: LocalStorage
+    handed_in: HandedIn, units: Iterable[Unit], errors: dict[str, str], corpus: Storage
 ) -> dict[str, PreparedVoice]:
     by_voice: dict[str, list[Unit]] = {}
     for unit in units:
@@ -300,7 +300,7 @@ def _voices(
     return voices
 
 
-def _hear_references(handed_in: HandedIn, corpus: LocalStorage, config: JobConfig) -> bool:
+def _hear_references(handed_in: HandedIn, corpus: Storage, config: JobConfig) -> bool:
     """Keep the vectors of the voices' reference recordings. Whether one of them is new."""
     made = [
         make_reference(card, handed_in.references[card.voice], corpus, config.flow.engines, config.flow.limits)
@@ -310,7 +310,7 @@ def _hear_references(handed_in: HandedIn, corpus: LocalStorage, config: JobConfi
     return any(made)
 
 
-def _write_unread(rejections: tuple[Rejection, ...], voices: set[str], corpus: LocalStorage) -> bool:
+def _write_unread(rejections: tuple[Rejection, ...], voices: set[str], corpus: Storage) -> bool:
     """Files that could not even be read belong to no unit; they stand in `rejected/inventory.parquet`.
 
     Says whether they are others than before.
@@ -327,7 +327,7 @@ def _write_unread(rejections: tuple[Rejection, ...], voices: set[str], corpus: L
     return changed
 
 
-def _write_lexicon(corpus: LocalStorage, voice: str, lexicon: Lexicon | None) -> bool:
+def _write_lexicon(corpus: Storage, voice: str, lexicon: Lexicon | None) -> bool:
     """Keep the words a voice is read with beside its shards, for synthesis. Whether they are others than before."""
     path = f"voices/{voice}/{LEXICON_NAME}"
     if lexicon:
@@ -338,7 +338,7 @@ def _write_lexicon(corpus: LocalStorage, voice: str, lexicon: Lexicon | None) ->
     return True
 
 
-def _write_corrections(voice: PreparedVoice, corrections: Corrections, corpus: LocalStorage) -> bool:
+def _write_corrections(voice: PreparedVoice, corrections: Corrections, corpus: Storage) -> bool:
     """Keep what was corrected in a voice's clips beside its shards. Whether it is other than before."""
     path = f"voices/{voice.card.voice}/{CORRECTIONS_NAME}"
     recordings = (recording_id(unit.voice, source.digest) for unit in voice.units for source in unit.sources)
@@ -351,7 +351,7 @@ def _write_corrections(voice: PreparedVoice, corrections: Corrections, corpus: L
 
 
 def _name_unmatched(
-    corrections: Corrections, voices: Mapping[str, PreparedVoice], corpus: LocalStorage, progress: Progress
+    corrections: Corrections, voices: Mapping[str, PreparedVoice], corpus: Storage, progress: Progress
 ) -> None:
     """Say which corrections are of no clip there is: its recording was not handed in, or is cut otherwise now."""
     waiting = set(corrections.by_clip)
@@ -369,7 +369,7 @@ def _name_unmatched(
 
 
 def _describe(
-    corpus: LocalStorage,
+    corpus: Storage,
     config: JobConfig,
     flow: Flow,
     base: BaseModel,
@@ -409,7 +409,7 @@ def _describe(
     return digest, new
 
 
-def _write_if_new(corpus: LocalStorage, path: str, data: bytes) -> bool:
+def _write_if_new(corpus: Storage, path: str, data: bytes) -> bool:
     if corpus.exists(path) and corpus.read(path) == data:
         return False
     corpus.write(path, data)
@@ -429,7 +429,7 @@ class LeftOut:
     detail: str
 
 
-def left_out(voice: PreparedVoice, corpus: LocalStorage) -> list[LeftOut]:
+def left_out(voice: PreparedVoice, corpus: Storage) -> list[LeftOut]:
     """What was left out of a voice, by reason, the most frequent first."""
     rows = [(rejection.reason, rejection.detail) for rejection in voice.unread]
     for unit in voice.units:

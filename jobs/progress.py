@@ -23,7 +23,10 @@ class Bar(Protocol):
     """One piece of work under way."""
 
     def update(self, done: float, total: float, note: str = "", numbers: Mapping[str, float] | None = None) -> None:
-        """`note` is for people, `numbers` (such as `{"recordings": 12, "hours": 1.5}`) for machines."""
+        """`note` is for people, `numbers` (such as `{"recordings": 12, "hours": 1.5}`) for machines.
+
+        A job that knows better than "as fast as until now" gives its own `seconds_left` among the numbers.
+        """
         ...
 
 
@@ -89,7 +92,7 @@ class _LinesBar:
         now = time.monotonic()
         if now - self._told > _PAUSE_S:
             self._told = now
-            left = seconds_left(done, total, now - self.started)
+            left = seconds_left(done, total, now - self.started, numbers)
             times = {"seconds": round(now - self.started, 1), "seconds_left": None if left is None else round(left)}
             self._lines.tell({"event": "progress", "what": self._what, **self.last, **times})
 
@@ -120,12 +123,11 @@ class _PlainBar:
         self.last = ""
 
     def update(self, done: float, total: float, note: str = "", numbers: Mapping[str, float] | None = None) -> None:
-        del numbers
         self.last = f" ({note})" if note else ""
         now = time.monotonic()
         if now - self._told > _PAUSE_S:
             self._told = now
-            left = time_left(seconds_left(done, total, now - self._started))
+            left = time_left(seconds_left(done, total, now - self._started, numbers))
             self._plain.say(f"{self._what}: {done:g} of {total:g}{left and f', {left}'}{self.last}")
 
 
@@ -162,9 +164,8 @@ class _RichBar:
         self.total = 0.0
 
     def update(self, done: float, total: float, note: str = "", numbers: Mapping[str, float] | None = None) -> None:
-        del numbers
         self.total = total
-        left = time_left(seconds_left(done, total, time.monotonic() - self._started))
+        left = time_left(seconds_left(done, total, time.monotonic() - self._started, numbers))
         shown = " · ".join(part for part in (left, note) if part)
         self._shown.update(self._task, completed=done, total=total, note=shown)  # type: ignore[arg-type]
 
@@ -176,8 +177,12 @@ def progress_for(*, json_output: bool) -> Progress:
     return Terminal() if sys.stderr.isatty() else Plain()
 
 
-def seconds_left(done: float, total: float, elapsed_s: float) -> float | None:
-    """How long the rest takes if it goes on as it went; None while nothing tells."""
+def seconds_left(
+    done: float, total: float, elapsed_s: float, numbers: Mapping[str, float] | None = None
+) -> float | None:
+    """How long the rest takes, by the job's own `numbers` or if it goes on as it went; None while nothing tells."""
+    if numbers and "seconds_left" in numbers:
+        return numbers["seconds_left"]
     return elapsed_s * (total - done) / done if 0 < done <= total else None
 
 

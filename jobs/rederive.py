@@ -43,7 +43,7 @@ def rederive(planned: Plan, flow: Flow, workspace: Workspace, cluster: Cluster, 
     actor: Any = ray.remote(_DerivingActor).options(
         num_cpus=1, num_gpus=gpus or None, max_restarts=-1, max_task_retries=3
     )
-    pool = ActorPool([actor.remote(flow, str(workspace.corpus)) for _ in range(min(cluster.workers, len(pairs)))])
+    pool = ActorPool([actor.remote(flow, workspace.corpus_place) for _ in range(min(cluster.workers, len(pairs)))])
     derived: set[str] = set()
 
     def derive(worker: Any, pair: tuple[Unit, Unit]) -> Any:

@@ -14,11 +14,26 @@ from pathlib import Path
 from typing import Any
 
 import gsv_core
+from gsv_core.checkpoints.hub import file_digest
 from gsv_core.checkpoints.releases import RELEASES, Release
 from gsv_core.checkpoints.weights import write_json
+from gsv_core.synthesis.timbre import FILE_NAME as TIMBRE_NAME
 from gsv_core.text.lexicon import FILE_NAME as LEXICON_NAME
 from jobs.run_folder import HALVES, RunFolder, numbers_of
-from jobs.tracking import CHALLENGER, FILES_NAME, PACKAGES, RegisteredVersion, Tracker, VoicePackage, installed_versions
+from jobs.tracking import (
+    CHALLENGER,
+    FILES_NAME,
+    PACKAGES,
+    RegisteredVersion,
+    Registry,
+    Tracker,
+    VoicePackage,
+    installed_versions,
+)
+
+PROMPTS_FOLDER = "prompts"
+_SCORES = ("character error rate", "likeness", "quality")
+_MOVES_SHOWN = 20
 
 
 def register_voice(
@@ -58,19 +73,75 @@ def register_voice(
         _collect_files(folder, files)
         if bundle:
             _collect_base(release, base, files / "base")
-        return tracker.registry.add_version(
+        version = tracker.registry.add_version(
             folder.voice,
             run_id,
             _package(files, folder),
             tags=version_tags(folder, consent),
-            description=folder.describe(),
+            description=describe_version(folder, consent),
             aliases=aliases,
         )
+    tracker.registry.describe(folder.voice, describe_voice(tracker.registry, folder.voice))
+    return version
+
+
+def describe_version(folder: RunFolder, consent: Mapping[str, Any] | None) -> str:
+    """MLflow's page of a version, in Markdown: the run and its scores, on what it stands, and who consented."""
+    run = folder.run
+    lines = [folder.describe(), "", "**Made of**", "", "| | |", "|---|---|"]
+    seconds, held_out = run.get("seconds_train"), run.get("seconds_held_out")
+    if seconds is not None:
+        lines.append(f"| speech | {seconds:.0f} s to train on, {held_out or 0:.0f} s held out |")
+    facts = {"corpus": run["corpus_digest"], "selection": run.get("selection_digest"), "base": run["base_digest"]}
+    lines += [f"| {name} | `{str(digest)[:16]}` |" for name, digest in facts.items() if digest]
+    if recipe := (run.get("recipe") or {}).get("note"):
+        lines.append(f"| recipe | {recipe} |")
+    lines += ["", "**Consent**", "", "| | |", "|---|---|"]
+    if consent:
+        lines += [f"| {key} | {_in_a_cell(str(value))} |" for key, value in consent.items() if value is not None]
+    else:
+        lines.append("| none | nobody has said that this voice may be used |")
+    return "\n".join(lines)
+
+
+def describe_voice(registry: Registry, voice: str) -> str:
+    """MLflow's page of the whole voice, in Markdown: what its aliases point to, its scores, and how that came to be."""
+    lines = [f"**{voice}**", "", f"| alias | version | base | {' | '.join(_SCORES)} | consent |"]
+    lines.append("|---|---:|---|---:|---:|---:|---|")
+    versions = registry.versions(voice)
+    for alias, version in sorted(registry.aliases(voice).items()):
+        tags = versions.get(version, {})
+        scores = [tags.get(f"score.{name.replace(' ', '_')}", "–") for name in _SCORES]
+        cells = (alias, version, tags.get("release", "–"), *scores, tags.get("consent_id", "none"))
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    moves = registry.moves(voice)
+    if moves:
+        lines += ["", "**How it came to be**", ""]
+        lines += ["| when | champion | from | to | who | why |", "|---|---|---:|---:|---|---|"]
+    for move in reversed(moves[-_MOVES_SHOWN:]):
+        why = f"forced: {move.why}" if move.kind == "force" else move.why
+        cells = (
+            move.when[:16].replace("T", " "),
+            move.alias,
+            move.before or "–",
+            move.after,
+            move.who,
+            _in_a_cell(why),
+        )
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)
 
 
 def version_tags(folder: RunFolder, consent: Mapping[str, Any] | None) -> dict[str, str]:
     """What a version is found and judged by; a consent without an id of its own is named by its digest."""
     tags = {key: str(folder.run[key]) for key in ("voice", "release", "base_digest", "corpus_digest", "run_id")}
+    tags |= {name: str(folder.run[name]) for name in ("selection_digest", "trainer_version") if folder.run.get(name)}
+    # What a second training of the same must come to, and what it needs to come to it.
+    tags |= {f"weights.{half}": file_digest(folder.weights_path(half)) for half in HALVES}
+    tags |= {name: str(value) for name in ("code_digest", "lock_digest") if (value := folder.environment.get(name))}
+    tags |= {"lineage.base": f"{folder.run['release']} {folder.run['base_digest']}"}
+    if parents := folder.run.get("parents"):
+        tags["lineage.parents"] = json.dumps(parents, ensure_ascii=False)
     tags |= {f"score.{name}": f"{value:.6g}" for name, value in numbers_of(folder.best_pair).items()}
     tags |= {f"engine.{part}": name for part, name in folder.engines.items()}
     if folder.scores.get("independent") is not None:
@@ -94,6 +165,12 @@ def _collect_files(folder: RunFolder, target: Path) -> None:
         shutil.copyfile(folder.weights_path(half), target / f"{half}.safetensors")
     for name in ("prompt.json", "prompt.safetensors"):
         shutil.copyfile(folder.path / name, target / name)
+    # The voice's mean timbre and its other Prompts, where there are any.
+    for name in (TIMBRE_NAME, f"{PROMPTS_FOLDER}.json"):
+        if (folder.path / name).is_file():
+            shutil.copyfile(folder.path / name, target / name)
+    if (folder.path / PROMPTS_FOLDER).is_dir():
+        shutil.copytree(folder.path / PROMPTS_FOLDER, target / PROMPTS_FOLDER)
     # The words the voice was prepared with lie beside its runs.
     lexicon = folder.path.parent.parent / LEXICON_NAME
     if lexicon.is_file():
@@ -129,8 +206,12 @@ def _package(files: Path, folder: RunFolder) -> VoicePackage:
         # Without local labels such as +cpu, which no index has.
         requirements=tuple(f"{name}=={version.partition('+')[0]}" for name, version in versions.items()),
         signature=voice_model.signature(),
-        example={"text": [folder.prompt["text"]], "language": [folder.prompt["language"]]},
+        example=voice_model.input_example(folder.prompt["text"], folder.prompt["language"]),
     )
+
+
+def _in_a_cell(text: str) -> str:
+    return " ".join(text.replace("|", "/").split())
 
 
 def _digest(text: str) -> str:

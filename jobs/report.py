@@ -3,6 +3,7 @@
 `coverage` says which sounds of its languages a voice lacks, and which sentences of a file would bring them.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,13 +11,14 @@ from urllib.parse import quote
 
 from gsv_core.text.coverage import Coverage, Proposal, Sentence, propose_sentences
 from gsv_core.text.front_end import phonemise
+from jobs.evaluation_page import FILE_NAME as EVALUATION_PAGE
 from pipelines.report.closeup import look_closely
 from pipelines.report.history import remember
 from pipelines.report.numbers import collect, collect_coverage
 from pipelines.report.page import write_report
 from pipelines.report.voice_page import write_voice_page
-from pipelines.sources import read_lexicon
-from pipelines.storage import open_storage
+from pipelines.sources import stored_lexicon
+from pipelines.storage import Storage, open_storage
 
 _LARGEST_FILE_BYTES = 64 << 20
 _LONGEST_SENTENCE = 500
@@ -37,31 +39,44 @@ class VoiceCoverage:
     unusable: int = 0
 
 
-def report(corpus: Path, out: Path | None = None) -> Path:
+def report(corpus: Path | Storage, out: Path | None = None) -> Path:
     """Write the page about `corpus`, and one about each voice in `voices/` beside it; the place of the first.
 
     Raises ValueError where there is no corpus.
     """
     numbers = collect(corpus)
-    place = out or corpus / "report" / "index.html"
     storage = open_storage(corpus)
+    place = out or Path(storage.root, "report", "index.html")
     pages = {}
     for voice in numbers.voices:
         if voice.recordings:
             pages[voice.voice] = f"voices/{quote(voice.voice)}.html"
             write_voice_page(voice, look_closely(corpus, voice.voice), place.parent / "voices" / f"{voice.voice}.html")
-    return write_report(numbers, place, pages=pages, changes=remember(numbers, storage))
+    evaluations = {
+        voice.voice: address
+        for voice in numbers.voices
+        if voice.trained and (address := _evaluation_of(storage, place, voice.voice, voice.trained.run_id))
+    }
+    return write_report(numbers, place, pages=pages, evaluations=evaluations, changes=remember(numbers, storage))
 
 
-def report_runs(corpus: Path, runs: Mapping[str, Path]) -> None:
+def report_runs(corpus: Path | Storage, runs: Mapping[str, Path]) -> None:
     """Write `report.html` into the run folder of each voice: the part of the corpus report that is about it."""
     numbers = collect(corpus)
     for voice in numbers.voices:
         if voice.voice in runs:
-            write_report(replace(numbers, voices=(voice,)), runs[voice.voice] / "report.html")
+            place = runs[voice.voice] / "report.html"
+            beside = {voice.voice: EVALUATION_PAGE} if place.with_name(EVALUATION_PAGE).is_file() else {}
+            write_report(replace(numbers, voices=(voice,)), place, evaluations=beside)
 
 
-def coverage(corpus: Path, voice: str, sentences: Path | None = None, *, most: int = 20) -> VoiceCoverage:
+def _evaluation_of(storage: Storage, place: Path, voice: str, run_id: str) -> str | None:
+    """The page about the scores of a run as a link from the report at `place`; None where there is none."""
+    page = Path(storage.root, "voices", voice, "runs", run_id, EVALUATION_PAGE)
+    return quote(os.path.relpath(page.resolve(), place.resolve().parent)) if page.is_file() else None
+
+
+def coverage(corpus: Path | Storage, voice: str, sentences: Path | None = None, *, most: int = 20) -> VoiceCoverage:
     """What the clips of `voice` cover, and at most `most` of the `sentences` (a text file, one a line) that add to it.
 
     Sentences are chosen for the languages the voice really speaks, not for those of single borrowed words.
@@ -79,7 +94,7 @@ def coverage(corpus: Path, voice: str, sentences: Path | None = None, *, most: i
     mode = spoken[0].language if len(spoken) == 1 else "auto"
     if mode == "auto" and any(entry.language == "yue" for entry in spoken):
         mode = "auto_yue"
-    lexicon = read_lexicon(corpus / "voices" / voice)
+    lexicon = stored_lexicon(open_storage(corpus), voice)
     candidates, unusable = [], 0
     for line in _lines(sentences):
         try:

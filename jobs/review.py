@@ -28,7 +28,7 @@ from pipelines.report import page as report_page
 from pipelines.rows import RATE_HZ, SelectionRow
 from pipelines.selection import bounds_of, decide, held_out_before, read_manifests, voice_numbers
 from pipelines.shard_reader import read_examples
-from pipelines.storage import LocalStorage, Storage
+from pipelines.storage import Storage
 
 _LOOKS = Path(report_page.__file__).with_name("page.css")
 _TEMPLATE = Path(__file__).with_name("review.html")
@@ -93,16 +93,16 @@ def review(
     """
     if most < 1:
         raise ValueError(f"--most must be at least 1, got {most}")
-    corpus = LocalStorage(workspace.corpus)
+    corpus = workspace.storage
     prepared = open_prepared(workspace, config)
     if only is not None and only not in prepared.voices:
         raise ValueError(f"--voice {only}: not in the corpus; there are {', '.join(sorted(prepared.voices)) or 'none'}")
     voices = [prepared.voices[name] for name in sorted(prepared.voices) if only in (None, name)]
     corrected = Corrections()
     for voice in voices:
-        path = workspace.voice(voice.card.voice) / FILE_NAME
-        if path.is_file():
-            corrected = Corrections.read(path).over(corrected)
+        path = f"voices/{voice.card.voice}/{FILE_NAME}"
+        if corpus.exists(path):
+            corrected = Corrections.parse(corpus.read(path), path).over(corrected)
     found = [clip for voice in voices for clip in _doubtful(voice, corpus, config)]
     found = [clip for clip in found if clip.clip_id not in corrected.by_clip]
     found.sort(key=lambda clip: (-clip.score, clip.clip_id))

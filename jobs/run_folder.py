@@ -92,9 +92,13 @@ class RunFolder:
         """Every number of `curves.jsonl`, in the order it was written."""
         lines = (self.path / "curves.jsonl").read_text(encoding="utf-8").splitlines()
         for record in map(json.loads, filter(None, lines)):
-            prefix = "held_out/" if record["kind"] == "held_out" else ""
-            for metric, value in numbers_of(record["metrics"]).items():
-                yield Point(name=f"{prefix}{record['phase']}/{metric}", step=record["step"], value=value)
+            yield from points_of(record)
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """Where it was trained; empty where that was not written down."""
+        path = self.path / "environment.json"
+        return _read_object(path) if path.is_file() else {}
 
     @property
     def engines(self) -> dict[str, str]:
@@ -139,6 +143,13 @@ class RunFolder:
         return {
             f"{group}/{name}": value for group, record in groups.items() for name, value in numbers_of(record).items()
         }
+
+
+def points_of(record: dict[str, Any]) -> Iterator[Point]:
+    """The numbers of one line of `curves.jsonl`."""
+    prefix = "held_out/" if record["kind"] == "held_out" else ""
+    for metric, value in numbers_of(record["metrics"]).items():
+        yield Point(name=f"{prefix}{record['phase']}/{metric}", step=record["step"], value=value)
 
 
 def numbers_of(record: dict[str, Any]) -> dict[str, float]:

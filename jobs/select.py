@@ -23,7 +23,7 @@ from pipelines.selection import (
     voice_numbers,
 )
 from pipelines.sources import VoiceCard
-from pipelines.storage import LocalStorage, Storage
+from pipelines.storage import Storage
 
 _PERCENTILES = (0, 5, 50, 95, 100)
 
@@ -73,7 +73,7 @@ def select_voices(workspace: Workspace, config: JobConfig, *, only: Sequence[str
     Raises:
         ValueError: no corpus, or a voice in `only` that it does not have.
     """
-    corpus = LocalStorage(workspace.corpus)
+    corpus = workspace.storage
     with workspace.lease():
         prepared = open_prepared(workspace, config)
         found = []
@@ -95,7 +95,7 @@ def try_bounds(
     Raises:
         ValueError: no corpus, or a voice in `only` that it does not have.
     """
-    corpus = LocalStorage(workspace.corpus)
+    corpus = workspace.storage
     prepared = open_prepared(workspace, config)
     voices: list[VoiceSelected] = []
     effects: list[BoundEffect] = []

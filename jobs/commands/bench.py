@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    return {"corpus": _bench_corpus, "text": _bench_text, "networks": _bench_networks}[options.what](options)
+    kinds = {"corpus": _bench_corpus, "text": _bench_text, "networks": _bench_networks, "train": _bench_networks}
+    return kinds[options.what](options)
 
 
 def _bench_text(options: argparse.Namespace) -> int:
@@ -54,6 +55,7 @@ def _bench_networks(options: argparse.Namespace) -> int:
 
     from gsv_core.checkpoints.releases import RELEASES, Release
     from jobs.bench import Bench, machine, measure_networks
+    from jobs.bench_train import measure_training
 
     release = options.base or Release.V2
     if release not in RELEASES:
@@ -61,7 +63,8 @@ def _bench_networks(options: argparse.Namespace) -> int:
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     bench = Bench(spec=RELEASES[Release(release)], repeats=options.repeats, device=device, precision=options.precision)
     on = machine(device)
-    figures = list(measure_networks(bench, options.only))
+    measure = measure_training if options.what == "train" else measure_networks
+    figures = list(measure(bench, options.only))
     if options.json:
         say_json({"machine": asdict(on), "release": release, "figures": [asdict(one) for one in figures]}, indent=1)
         return DONE
@@ -80,16 +83,17 @@ def _say_figures(figures: "Sequence[Figure]") -> None:
 def _add_bench(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "what",
-        choices=("networks", "corpus", "text"),
-        help="networks: training and inference at full size; corpus: recordings to shards; text: to phonemes",
+        choices=("networks", "train", "corpus", "text"),
+        help="networks: inference at full size; train: steps at full size, and what a voice costs beside them; "
+        "corpus: recordings to shards; text: to phonemes",
     )
     parser.add_argument(
         "--only",
         action="append",
         default=[],
         metavar="NAME",
-        help="networks: inference, semantic-training, wave-training, wave-decoding; "
-        "corpus: plan, codecs, stages, actors, memory; text: a language",
+        help="networks: inference, wave-decoding; train: semantic, wave, loading, voice, adapters; "
+        "corpus: plan, codecs, stages, features, actors, memory; text: a language",
     )
     parser.add_argument(
         "--recordings", type=int, default=100_000, help="corpus: simulated recordings of plan and memory [100000]"

@@ -13,11 +13,10 @@ _MOST_SHOWN = 20
 def _verify(options: argparse.Namespace) -> int:
     from jobs.progress import progress_for
     from jobs.workspace import Workspace
-    from pipelines.storage import LocalStorage
     from pipelines.verify import discard_damaged, verify_corpus
 
     workspace = Workspace.open(options.workspace)
-    corpus = LocalStorage(workspace.corpus)
+    corpus = workspace.storage
     with workspace.lease(), progress_for(json_output=options.json).bar("verify") as bar:
         verified = verify_corpus(corpus, on_unit=lambda done, total: bar.update(done, total))
         discarded = discard_damaged(verified, corpus) if options.repair else []
@@ -39,10 +38,9 @@ def _verify(options: argparse.Namespace) -> int:
 def _gc(options: argparse.Namespace) -> int:
     from jobs.workspace import Workspace
     from pipelines.garbage import find_leftovers, remove
-    from pipelines.storage import LocalStorage
 
     workspace = Workspace.open(options.workspace)
-    corpus = LocalStorage(workspace.corpus)
+    corpus = workspace.storage
     with workspace.lease():
         leftovers = find_leftovers(corpus)
         if options.yes:

@@ -57,12 +57,15 @@ def _export(options: argparse.Namespace) -> int:
             prefix=config.registry.prefix,
         )
     if options.json:
-        files = [str(path) for path in exported.files]
-        say_json({"voice": exported.voice, "release": str(exported.release), "files": files})
+        files, reference = ([str(path) for path in paths or ()] for paths in (exported.files, exported.reference))
+        say_json({"voice": exported.voice, "release": str(exported.release), "files": files, "reference": reference})
         return DONE
     for path in exported.files:
         say(f"{path}  {path.stat().st_size / 1e6:.1f} MB")
+    for path in exported.reference or ():
+        say(str(path))
     say("put them into GPT-SoVITS's folders of weights: the .ckpt with GPT's, the .pth with SoVITS's")
+    say("the recording is what it should follow; the .list beside it says what is said in it")
     return DONE
 
 
@@ -171,6 +174,7 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--run", dest="run_folder", type=Path, help="the folder of a finished run, instead of a registered voice"
     )
+    parser.add_argument("--format", choices=("gpt-sovits",), default="gpt-sovits", help="[gpt-sovits]")
     parser.add_argument("--out", type=Path, default=Path("export"), help="folder to write into [./export]")
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
-from jobs.command import DONE, TROUBLED, Command, add_cluster, add_tracking, config_of, core_log
+from jobs.command import DONE, TROUBLED, Command, add_budget, add_cluster, add_tracking, config_of, core_log
 from jobs.terminal import complain, number, say, say_json, say_table, short
 
 if TYPE_CHECKING:
+    from jobs.config import JobConfig
     from jobs.onboard import Summary
     from jobs.workspace import Workspace
 
@@ -22,13 +23,13 @@ def _onboard(options: argparse.Namespace) -> int:
     from jobs.progress import progress_for
 
     config = config_of(options)
-    workspace = _open_workspace(options)
+    workspace = _open_workspace(options, config)
     progress = progress_for(json_output=options.json)
     recordings = _recordings(options, workspace.root)
     if options.dry_run:
         return _show_forecast(forecast(recordings, workspace, config, progress), options)
     with core_log(workspace.root, options):
-        summary = onboard(recordings, workspace, config, progress)
+        summary = onboard(recordings, workspace, config, progress, wait_s=options.wait)
     if options.json:
         say_json(summary.record(), indent=1)
     else:
@@ -42,14 +43,14 @@ def _prepare(options: argparse.Namespace) -> int:
     from jobs.progress import progress_for
 
     config = config_of(options)
-    workspace = _open_workspace(options)
+    workspace = _open_workspace(options, config)
     progress = progress_for(json_output=options.json)
     recordings = _recordings(options, workspace.root)
     if options.dry_run:
         return _show_forecast(forecast(recordings, workspace, config, progress), options)
     with (
         core_log(workspace.root, options),
-        workspace.lease(),
+        workspace.lease(wait_s=options.wait),
         Cluster(config.cluster, workspace.root) as cluster,
     ):
         prepared = prepare(recordings, workspace, config, cluster, progress)
@@ -69,7 +70,7 @@ def _prepare(options: argparse.Namespace) -> int:
     else:
         headings = ("voice", "seconds in", "kept", "rejected", "rows left out")
         say_table(headings, [[*map(str, list(line.values())[:5])] for line in lines])
-        say(f"corpus   {workspace.corpus}  ({prepared.units_made} units made, {prepared.units_done_before} kept)")
+        say(f"corpus   {workspace.corpus_place}  ({prepared.units_made} units made, {prepared.units_done_before} kept)")
     speech = sum(voice.seconds_kept + voice.seconds_rejected for voice in prepared.voices.values())
     rejected = sum(voice.seconds_rejected for voice in prepared.voices.values())
     too_many = rejected > config.most_rejected_share * speech
@@ -98,7 +99,7 @@ def _step(options: argparse.Namespace, step: str) -> int:
     from jobs.workspace import Workspace
 
     config = config_of(options)
-    workspace = Workspace.open(options.workspace)
+    workspace = Workspace.open(options.workspace, config.corpus_uri)
     with core_log(workspace.root, options):
         result = run_step(step, workspace, config, progress_for(json_output=options.json), only=options.voice)
     if options.json:
@@ -118,7 +119,7 @@ def _recordings(options: argparse.Namespace, workspace: Path) -> Path:
     return options.recordings
 
 
-def _open_workspace(options: argparse.Namespace) -> "Workspace":
+def _open_workspace(options: argparse.Namespace, config: "JobConfig") -> "Workspace":
     """The workspace of a job that takes recordings. Raises ValueError where it would be among them."""
     from jobs.workspace import Workspace
 
@@ -128,7 +129,7 @@ def _open_workspace(options: argparse.Namespace) -> "Workspace":
             f"--workspace {options.workspace}: lies inside the recordings {recordings}, where what it holds would be "
             "taken for a voice; give a folder elsewhere"
         )
-    return Workspace.open(options.workspace)
+    return Workspace.open(options.workspace, config.corpus_uri)
 
 
 def _show_summary(summary: "Summary", options: argparse.Namespace) -> None:
@@ -159,6 +160,9 @@ def _show_summary(summary: "Summary", options: argparse.Namespace) -> None:
             say(f"\n{voice.voice}:")
         for reason, count in voice.rejections.items():
             say(f"  left out {count} for {reason}, such as: {short(voice.details[reason])}")
+    for voice in summary.voices:
+        if voice.champion:
+            say(f"\n{voice.voice}: version {voice.version} {voice.champion}")
     engines = summary.engines
     say(
         f"\nCER by {engines['recogniser']} (lower is better), likeness by {engines['speaker_verifier']}, which also "
@@ -202,12 +206,18 @@ def _add_recordings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recordings", type=Path, nargs="?", help="folder with a sub-folder per voice, or a table")
     parser.add_argument("--demo", action="store_true", help="make and use two demonstration voices")
     parser.add_argument("--language", help="language of voices that do not state one (zh, en, ja, ko, yue)")
+    parser.add_argument("--corpus", metavar="URI", help="where the corpus lies: s3://bucket/corpus [the workspace]")
+    parser.add_argument("--corrections", metavar="FILE", help="corrections.tsv for all voices, as gsv review writes it")
+    parser.add_argument(
+        "--wait", type=float, default=0.0, metavar="SECONDS", help="for another job on the same corpus to end [0]"
+    )
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do none of it")
     add_cluster(parser)
 
 
 def _add_onboard(parser: argparse.ArgumentParser) -> None:
     _add_recordings(parser)
+    add_budget(parser)
     add_tracking(parser)
 
 
@@ -215,6 +225,11 @@ def _add_step(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--voice", action="append", help="only this voice (may be given more than once)")
     add_cluster(parser)
     add_tracking(parser)
+
+
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    _add_step(parser)
+    add_budget(parser)
 
 
 COMMANDS = {
@@ -233,8 +248,8 @@ COMMANDS = {
     "train": Command(
         run=_train,
         says="corpus → candidates per voice",
-        example="gsv train --workspace work --voice anna",
-        add_arguments=_add_step,
+        example="gsv train --workspace work --voice anna --max-hours 8",
+        add_arguments=_add_train,
     ),
     "evaluate": Command(
         run=_evaluate,

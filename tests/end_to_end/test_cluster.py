@@ -38,6 +38,7 @@ def ray_cluster() -> Iterator[str]:
         cluster.shutdown()
 
 
+@pytest.mark.slow
 def test_two_nodes_and_a_shared_registry(database: str, ray_cluster: str, demo_voices: Path, tmp_path: Path) -> None:
     with mlflow_server(database, tmp_path / "artifacts") as tracking_uri:
         done = gsv(

@@ -28,7 +28,7 @@ CONFIG = JobConfig(
         semantic={"steps": 12, "save_every": 6, "evaluate_every": 6, "warm_up_steps": 2},
         wave={"steps": 6, "save_every": 6, "evaluate_every": 6, "warm_up_steps": 2, "longest_frames": 96},
     ),
-    evaluation=EvaluationConfig(utterances=1),
+    evaluation=EvaluationConfig(utterances=1, sentences=1, prompts=2),
     cluster=ClusterConfig(cpus=2),
 )
 
@@ -51,14 +51,14 @@ class MadeCorpus:
         return replace(self.tasks[voice], run_dir=str(run_dir))
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """One Ray of two CPUs for every test here; started by the first that needs it."""
     with Cluster(CONFIG.cluster, tmp_path_factory.mktemp("ray")) as ray_of_tests:
         yield ray_of_tests
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def made(demo_voices: Path, tmp_path_factory: pytest.TempPathFactory, cluster: Cluster) -> MadeCorpus:
     root = tmp_path_factory.mktemp("made")
     recordings = root / "recordings"
@@ -71,7 +71,7 @@ def made(demo_voices: Path, tmp_path_factory: pytest.TempPathFactory, cluster: C
     return MadeCorpus(recordings=recordings, workspace=workspace, prepared=prepared, tasks=tasks)
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def trained(made: MadeCorpus) -> dict[str, VoiceTask]:
     """Both voices trained in this process, one thread, from start to end. Read only."""
     with one_thread():
@@ -88,7 +88,7 @@ class ScoredCorpus:
     tasks: dict[str, VoiceTask]
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def scored(
     made: MadeCorpus,
     trained: dict[str, VoiceTask],

@@ -20,6 +20,11 @@ def processes_titled(part: str) -> list[int]:
     return sorted(found, key=lambda pid: -ticks[pid])
 
 
+def parent_of(pid: int) -> int:
+    """The process that started `pid`."""
+    return int((Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[1])
+
+
 def _descends(pid: int, parents: dict[int, int]) -> bool:
     while pid in parents:
         pid = parents[pid]

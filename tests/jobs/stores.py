@@ -1,4 +1,4 @@
-"""A PostgreSQL of the test's own, on a free port, gone with the test."""
+"""A PostgreSQL and an MLflow server of the test's own, on free ports, gone with the test."""
 
 import os
 import pwd
@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -72,3 +73,45 @@ def postgres(folder: Path) -> Iterator[str]:
     finally:
         server.send_signal(signal.SIGINT)  # PostgreSQL's fast shutdown: without waiting for clients to leave
         server.wait(timeout=30)
+
+
+@contextmanager
+def mlflow_server(store: str, files: Path, log: Path, port: int | None = None) -> Iterator[subprocess.Popen[bytes]]:
+    """A real MLflow server over the database `store` that keeps the files in `files`; `server_uri` says where."""
+    port = port or free_port()
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", store.replace("postgresql:", "postgresql+psycopg2:")]
+    command += ["--artifacts-destination", str(files)]
+    settings = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    with log.open("wb") as output:
+        # A group of its own: a signal to it reaches the workers, too.
+        process = subprocess.Popen(
+            command, env=os.environ | settings, stdout=output, stderr=output, start_new_session=True
+        )
+    try:
+        _wait_for(server_uri(process), process, log)
+        yield process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGCONT)
+            process.terminate()
+        process.wait(timeout=30)
+
+
+def server_uri(process: subprocess.Popen[bytes]) -> str:
+    """The address of a `mlflow_server`."""
+    command = [str(part) for part in process.args]  # type: ignore[union-attr]
+    return f"http://127.0.0.1:{command[command.index('--port') + 1]}"
+
+
+def _wait_for(uri: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    import requests
+
+    for _ in range(240):
+        assert process.poll() is None, log.read_text(encoding="utf-8")
+        try:
+            if requests.get(f"{uri}/health", timeout=1).ok:
+                return
+        except (requests.ConnectionError, requests.Timeout):
+            time.sleep(0.5)
+    raise AssertionError(log.read_text(encoding="utf-8"))

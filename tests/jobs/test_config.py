@@ -62,6 +62,10 @@ def test_a_number_with_an_exponent_and_no_dot_is_a_number() -> None:
         "training.semantic={steps: many}",
         "training.attempts=0",
         "training.seed=-1",
+        "training.pack=0",
+        "training.workers_per_voice=0",
+        "cluster.max_hours=0",
+        "cluster.max_gpu_hours=1",  # without a GPU it would never be spent
         "language=klingon",
         "selection.fewest_utterances=0",
         "selection.shortest_prompt_s=11",

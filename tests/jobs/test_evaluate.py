@@ -9,28 +9,29 @@ from pathlib import Path
 
 import pytest
 
+from gsv_core.checkpoints.base import load_base
+from gsv_core.synthesis.synthesiser import Prompt
 from jobs.cluster import Cluster
-from jobs.config import EvaluationConfig
+from jobs.config import EvaluationConfig, JobConfig
 from jobs.evaluate import (
-    Models,
     PairResult,
     PairTask,
-    Sentence,
+    VoicePlan,
+    best_result,
     evaluate_runs,
-    fixed_sentences,
     is_evaluated,
-    measure,
-    pair_score,
     pair_tasks_of,
-    sentences_of,
+    plan_voice,
+    recall,
     write_scores,
 )
 from jobs.progress import Silent
 from jobs.run_folder import RunFolder
+from jobs.scoring import NUMBERS, Models, fixed_sentences
 from jobs.train import VoiceTask
-from pipelines.engines.choose import EngineConfig, load_recogniser, load_speaker_verifier
+from pipelines.engines.choose import EngineConfig, engine_versions
 from tests.jobs.conftest import CONFIG, MadeCorpus, ScoredCorpus
-from tests.jobs.run_fixture import RATE_HZ, tone
+from tests.jobs.fake_engines import Verifier
 
 
 def test_every_pair_is_scored_beside_the_base_and_the_recordings(scored: ScoredCorpus) -> None:
@@ -58,9 +59,48 @@ def test_every_pair_is_scored_beside_the_base_and_the_recordings(scored: ScoredC
             for utterance in entry["utterances"]:
                 with wave.open(str(folder / utterance["audio"])) as file:
                     assert file.getnframes() / file.getframerate() == pytest.approx(utterance["seconds"], abs=1e-3)
-        best = max(pair["score"] for pair in scores["pairs"])
-        assert next(pair for pair in scores["pairs"] if pair["semantic"] == scores["best"]["semantic"])["score"] == best
+                assert set(utterance["numbers"]) == set(NUMBERS)
+                if utterance["held_out"]:
+                    assert utterance["numbers"]["voicing_error"] is not None
+        chosen = {half: scores["best"][half] for half in ("semantic", "wave")}
+        assert chosen in [{half: entry[half] for half in chosen} for entry in scores["pairs"]]
+        prompts = json.loads((folder / "prompts.json").read_text())
+        assert scores["prompt"] == prompts["default"] == json.loads((folder / "prompt.json").read_text())["clip_id"]
+        train = {row.clip_id for row in task.rows if row.split == "train"}
+        assert {entry["clip_id"] for entry in prompts["candidates"]} <= train
+        assert sum(entry["spoken"] is not None for entry in prompts["candidates"]) >= 2
+        for style in prompts["styles"]:
+            assert Prompt.load(folder / "prompts" / style).clip_id == prompts["styles"][style]
+        assert "audio controls" in (folder / "evaluation.html").read_text(encoding="utf-8")
         assert json.loads((folder / "cost.json").read_text())["evaluate_seconds"] > 0
+
+
+def test_base_and_recordings_are_taken_from_an_earlier_run(
+    scored: ScoredCorpus,
+) -> None:
+    """Another run of the same voice, in the same folder of runs: nothing but its pairs is spoken."""
+    task = scored.tasks["ada"]
+    other = Path(task.run_dir).with_name("other")
+    shutil.copytree(task.run_dir, other)
+    shutil.rmtree(other / "audio")
+    again = replace(task, run_dir=str(other))
+    plan = planned(task)
+    known = engine_versions(CONFIG.flow.engines)
+    before = json.loads((Path(task.run_dir) / "scores.json").read_text())
+    for entry in pair_tasks_of(replace(plan, task=again), CONFIG):
+        kept = recall(entry, again, CONFIG, known)
+        if entry.kind == "pair":
+            assert kept is None
+            continue
+        assert kept is not None
+        assert [record["name"] for record in kept.utterances] == [
+            record["name"] for record in before[entry.kind]["utterances"]
+        ]
+        assert all((other / record["audio"]).is_file() for record in kept.utterances)
+        # Another seed, sentence or engine is another comparison.
+        assert recall(entry, again, CONFIG, {"pocketsphinx": "0"}) is None
+        assert recall(replace(entry, sentences=entry.sentences[:0]), again, CONFIG, known) is None
+    shutil.rmtree(other)
 
 
 def test_scored_once_is_enough_until_something_that_decides_changes(scored: ScoredCorpus, tmp_path: Path) -> None:
@@ -80,113 +120,100 @@ def test_scored_once_is_enough_until_something_that_decides_changes(scored: Scor
     assert not is_evaluated(replace(task, run_id="another"), CONFIG)
 
 
-def test_a_voice_with_held_out_clips_says_their_texts(made: MadeCorpus) -> None:
+def planned(task: VoiceTask, config: JobConfig = CONFIG, likeness: str = "resemblyzer") -> VoicePlan:
+    models = Models(recogniser=None, verifier=Verifier(), quality=None, base=load_base("nano"))
+    return plan_voice(task, config, models, likeness)
+
+
+def test_a_voice_with_held_out_clips_says_their_texts_and_fixed_sentences(made: MadeCorpus) -> None:
     task = made.tasks["ada"]
     held_out = {row.clip_id for row in task.rows if row.keep and row.split == "held_out"}
-    sentences = sentences_of(task, replace(CONFIG, evaluation=EvaluationConfig(utterances=50)))
-    assert {sentence.name for sentence in sentences} == held_out
-    for sentence in sentences:
+    many = replace(CONFIG, evaluation=EvaluationConfig(utterances=50, sentences=3))
+    *spoken, first, second, third = planned(task, many).sentences
+    assert {sentence.name for sentence in spoken} == held_out
+    assert [sentence.name for sentence in (first, second, third)] == ["en-1", "en-2", "en-3"]
+    for sentence in spoken:
         assert sentence.row is not None
         assert sentence.row.clip_id == sentence.name
         assert sentence.language == "en"
         assert sentence.text
-    assert len(sentences_of(task, CONFIG)) == 1
+    assert [sentence.row is None for sentence in planned(task).sentences] == [False, True]
 
 
-def test_a_voice_without_says_the_fixed_sentences_and_has_no_ceiling(trained: dict[str, VoiceTask]) -> None:
+def test_a_voice_without_says_more_fixed_sentences_and_has_no_ceiling(trained: dict[str, VoiceTask]) -> None:
     task = trained["ada"]
     none = replace(task, rows=tuple(row for row in task.rows if row.split != "held_out"))
-    config = replace(CONFIG, evaluation=EvaluationConfig(utterances=2))
-    sentences = sentences_of(none, config)
-    assert [sentence.text for sentence in sentences] == fixed_sentences("en")
-    assert [sentence.name for sentence in sentences] == ["en-1", "en-2"]
-    assert all(sentence.row is None for sentence in sentences)
-    assert [pair.kind for pair in pair_tasks_of(none, config)] == ["pair", "pair", "base"]
-    assert [pair.kind for pair in pair_tasks_of(task, config)] == ["pair", "pair", "base", "ceiling"]
+    config = replace(CONFIG, evaluation=EvaluationConfig(utterances=3, sentences=2))
+    assert list(planned(none, config).sentences) == fixed_sentences("en")[:3]
+    assert [pair.kind for pair in pair_tasks_of(planned(none, config), config)] == ["pair", "pair", "base"]
+    tasks = pair_tasks_of(planned(task, config), config)
+    assert [pair.kind for pair in tasks] == ["pair", "pair", "base", "ceiling"]
+    assert all(sentence.row for sentence in tasks[-1].sentences)
 
 
-def test_a_language_without_sentences_is_named() -> None:
-    with pytest.raises(ValueError, match=r"'tlh'.*en"):
-        fixed_sentences("tlh")
+def test_prompt_candidates_are_never_held_out(made: MadeCorpus) -> None:
+    for task in made.tasks.values():
+        train = {row.clip_id for row in task.rows if row.keep and row.split == "train"}
+        candidates = planned(task).candidates
+        assert candidates
+        assert {candidate.clip_id for candidate in candidates} <= train
 
 
-def test_no_number_where_no_engine_can_judge() -> None:
-    """Pocketsphinx hears English alone; without a recording there is nothing to be near to."""
-    engines = EngineConfig(quality="none")
-    verifier = load_speaker_verifier(engines)
-    models = Models(recogniser=load_recogniser(engines), verifier=verifier, quality=None, base=None)
-    wave_32k = tone(2.0)
-    centroid = tuple(float(value) for value in verifier.embed(wave_32k, RATE_HZ))
-    sentence = Sentence(name="zh-1", text="今天下午我们坐船去对岸。", language="zh")
-    task = PairTask(voice="li", run_dir="", corpus="", kind="pair", sentences=(sentence,), centroid=centroid, seed=0)
-    numbers = measure(wave_32k, RATE_HZ, sentence, task, models, None)
-    nulls = {name for name, value in numbers.items() if value is None}
-    assert nulls == {
-        "recognised",
-        "character_error_rate",
-        "word_error_rate",
-        "quality",
-        "mel_cepstral_distance",
-        "duration_ratio",
-    }
-    assert numbers["likeness"] == pytest.approx(1, abs=1e-3)
-    assert numbers["seconds"] == 2.0
-    english = measure(wave_32k, RATE_HZ, replace(sentence, language="en", text="Good morning."), task, models, None)
-    assert english["character_error_rate"] is not None
+def test_the_centre_is_of_the_stored_vectors_unless_another_engine_measures(made: MadeCorpus) -> None:
+    task = made.tasks["ada"]
+    stored, own = planned(task), planned(task, likeness="ecapa")
+    assert (len(stored.centroid), len(own.centroid)) == (256, 4)
+    for plan in (stored, own):
+        assert sum(value**2 for value in plan.centroid) == pytest.approx(1)
+        assert plan.screened_by == "resemblyzer"
 
 
-@pytest.mark.parametrize(
-    ("error_rate", "likeness", "quality", "expected"),
-    [
-        (0.2, 0.7, 3.0, (0.8 + 0.7 + 0.6) / 3),
-        (None, 0.7, 3.0, (0.7 + 0.6) / 2),
-        (1.7, -0.2, None, 0.0),  # each part stays within 0 and 1
-        (0.0, 1.0, 5.0, 1.0),
-        (None, None, None, 0.0),
-    ],
-)
-def test_the_score_is_the_mean_of_what_could_be_measured(
-    error_rate: float | None, likeness: float | None, quality: float | None, expected: float
-) -> None:
-    numbers = {"character_error_rate": error_rate, "likeness": likeness, "quality": quality}
-    assert pair_score(numbers) == pytest.approx(expected)
+def pair(task: VoiceTask, semantic: str, likeness: float) -> PairResult:
+    told = PairTask(
+        voice=task.voice,
+        run_dir=task.run_dir,
+        corpus="",
+        kind="pair",
+        sentences=(),
+        centroid=(),
+        seed=0,
+        semantic=semantic,
+        wave="wave-s000006",
+    )
+    records = tuple(
+        {
+            **dict.fromkeys(("clip_id", "name", "text"), str(value)),
+            "language": "en",
+            "recognised": None,
+            "held_out": False,
+            "numbers": {**dict.fromkeys(NUMBERS), "likeness": value},
+        }
+        for value in (likeness - 0.1, likeness + 0.1)
+    )
+    return PairResult(task=told, utterances=records, seconds=1.0)
 
 
 def test_the_best_pair_is_the_highest_and_the_earlier_of_equals(trained: dict[str, VoiceTask], tmp_path: Path) -> None:
     shutil.copytree(trained["ada"].run_dir, tmp_path / "run")
     task = replace(trained["ada"], run_dir=str(tmp_path / "run"))
-
-    def result(semantic: str, likeness: float) -> PairResult:
-        pair = PairTask(
-            voice="ada",
-            run_dir=task.run_dir,
-            corpus="",
-            kind="pair",
-            sentences=(),
-            centroid=(),
-            seed=0,
-            semantic=semantic,
-            wave="wave-s000006",
-        )
-        numbers = dict.fromkeys(
-            ("character_error_rate", "word_error_rate", "mel_cepstral_distance", "duration_ratio", "real_time_factor")
-        )
-        utterances = tuple(
-            {**numbers, "clip_id": str(value), "likeness": value, "quality": None}
-            for value in (likeness - 0.1, likeness + 0.1)
-        )
-        return PairResult(task=pair, utterances=utterances, seconds=1.0)
-
-    results = [result("semantic-s000018", 0.6), result("semantic-s000012", 0.6), result("semantic-s000006", 0.5)]
-    write_scores(task, results, {}, CONFIG)
+    results = [
+        pair(task, "semantic-s000018", 0.6),
+        pair(task, "semantic-s000012", 0.6),
+        pair(task, "semantic-s000006", 0.5),
+    ]
+    best = best_result(results)
+    assert best.task.semantic == "semantic-s000012"
+    plan = VoicePlan(task=task, screened_by="resemblyzer")
+    write_scores(plan, results, {"quality": "q"}, CONFIG, best=best.task, seconds=4.5)
     scores = json.loads((tmp_path / "run" / "scores.json").read_text())
-    assert [pair["likeness"] for pair in scores["pairs"]] == pytest.approx([0.5, 0.6, 0.6])
+    assert [entry["likeness"] for entry in scores["pairs"]] == pytest.approx([0.5, 0.6, 0.6])
     assert scores["best"]["semantic"] == "semantic-s000012"
-    assert scores["ceiling"] is None
+    assert (scores["ceiling"], scores["prompt"], scores["independent"]) == (None, None, False)
+    assert scores["measures"]["likeness"] == {"engine": None, "independent": False}
+    assert scores["measures"]["mel_cepstral_distance"] == {"engine": None, "independent": True}
+    assert scores["measures"]["quality"] == {"engine": "q", "independent": True}
+    assert json.loads((tmp_path / "run" / "cost.json").read_text())["evaluate_seconds"] == 4.5
+    assert "GPT 12 + SoVITS 6" in (tmp_path / "run" / "evaluation.html").read_text(encoding="utf-8")
     assert is_evaluated(task, CONFIG)
-
-
-def test_likeness_is_measured_by_the_engine_that_made_the_stored_vectors(trained: dict[str, VoiceTask]) -> None:
-    flow = replace(CONFIG.flow, engines=replace(CONFIG.flow.engines, speaker_verifier="ecapa"))
-    with pytest.raises(ValueError, match="compared by resemblyzer, likeness would be by ecapa"):
-        pair_tasks_of(trained["ada"], replace(CONFIG, flow=flow))
+    write_scores(replace(plan, screened_by="ecapa"), results, {}, CONFIG, best=best.task, seconds=4.5)
+    assert json.loads((tmp_path / "run" / "scores.json").read_text())["independent"] is True

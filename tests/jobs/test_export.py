@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import jobs.export
+from gsv_core.audio.wav import read_wav
 from gsv_core.checkpoints.base import BaseModel
 from gsv_core.checkpoints.releases import RELEASES, Release
 from gsv_core.checkpoints.upstream import read_upstream
@@ -13,13 +14,18 @@ from gsv_core.checkpoints.upstream_recognition import Part, inspect_file, requir
 from gsv_core.checkpoints.upstream_settings import why_upstream_cannot_build
 from gsv_core.checkpoints.weights import save_weights
 from gsv_core.networks.semantic_to_mel import SemanticToMel
+from gsv_core.synthesis.synthesiser import Prompt
+from gsv_core.training.batches import TrainingItem
+from gsv_core.training.schedules import PhasePlan, Trains
+from gsv_core.training.semantic_trainer import SemanticTrainer
 from jobs.cli import main
 from jobs.export import Trained, adapted, export_run, merged, write_pair
 from jobs.register import register_voice
 from jobs.tracking import Tracker
+from pipelines.sources import _from_table
 from tests.gsv_core.made_bases import small_mel_release
 from tests.jobs.made_voices import close, small_base
-from tests.jobs.run_fixture import PAIRS, write_nano_run, write_run
+from tests.jobs.run_fixture import PAIRS, tone, write_nano_run, write_run
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +42,13 @@ def write_v2pro_run(corpus: Path, base: BaseModel) -> Path:
         tensor = network.state_dict()[key] + 0.5
         metadata = {"base_digest": base.digest, "step": str(int(name.rpartition("s")[2]))}
         save_weights(folder / "weights" / f"{name}.safetensors", {key: tensor}, metadata)
-    save_weights(folder / "prompt.safetensors", {"tokens": torch.zeros(3)}, {})
+    Prompt(
+        text="Good morning,\nA|B.",
+        language="en",
+        phoneme_ids=torch.arange(5),
+        tokens=torch.arange(75),
+        wave=torch.from_numpy(tone(3.0)),
+    ).save(folder)
     return folder
 
 
@@ -60,6 +72,14 @@ def test_a_run_becomes_the_two_files_under_upstreams_names(
         assert inspect_file(path).training_paths == {}
     assert str(tmp_path) not in str(wave.config) + str(semantic.config)
     assert "utils" not in sys.modules
+    recording, line = exported.reference
+    samples, rate_hz = read_wav(recording.read_bytes())
+    assert (rate_hz, len(samples)) == (32_000, 96_000)
+    assert abs(samples - tone(3.0)).max() < 2e-5
+    (found,) = _from_table(line)
+    assert found.card.voice == "alice"
+    # The text keeps its `|`, and a line stays a line.
+    assert found.files == [(str(recording), {"language": "en", "transcript": "Good morning, A|B."})]
 
 
 def test_a_registered_version_gives_the_same_files(
@@ -95,6 +115,36 @@ def test_nano_and_other_sizes_are_refused_with_the_reason(tmp_path: Path, capsys
     assert all(why_upstream_cannot_build(RELEASES[name]) is None for name in Release if name is not Release.NANO)
     assert main(["export"]) == 2
     assert "name a voice with --voice" in capsys.readouterr().err
+
+
+def test_a_gpt_trained_by_lora_becomes_a_whole_file(base: BaseModel, tmp_path: Path) -> None:
+    draw = torch.Generator().manual_seed(0)
+    items = [
+        TrainingItem(
+            clip_id=f"clip{number}",
+            phoneme_ids=torch.randint(1, 300, (12 + number,), generator=draw),
+            tokens=torch.randint(1024, (20 + 3 * number,), generator=draw),
+            content=torch.zeros(40, 768),
+            wave=torch.zeros(40 * 640),
+        )
+        for number in range(3)
+    ]
+    plan = PhasePlan(steps=6, batch_size=3, learning_rate=2e-2, trains=Trains.LOW_RANK, rank=4)
+    trainer = SemanticTrainer(base, plan, voice="anna")
+    before = trainer.evaluate(items)["cross_entropy"]
+    for _ in range(6):
+        trainer.step(trainer.collate(items))
+    after = trainer.evaluate(items)["cross_entropy"]
+    assert after < before - 0.1
+    trained = Trained(tensors=trainer.weights(), steps=6, epochs=2, batch_size=3)
+    nothing = Trained(tensors={}, steps=0, epochs=0, batch_size=4)
+    exported = write_pair("anna", base, trained, nothing, tmp_path)
+    assert exported.lora_rank is None
+    written = read_upstream(exported.files[0]).weights
+    assert written.keys() == {f"model.{name}" for name in base.text_to_semantic.state_dict()}
+    whole = SemanticTrainer(base, replace(plan, trains=Trains.EVERYTHING), voice="anna")
+    whole.network.load_state_dict({name.removeprefix("model."): tensor for name, tensor in written.items()})
+    assert whole.evaluate(items)["cross_entropy"] == pytest.approx(after, rel=2e-3)
 
 
 @pytest.fixture(scope="module")

@@ -1,20 +1,33 @@
-"""The queue by itself, and the real worker group: voices that fail, workers that are killed or asked to end."""
+"""The real worker group: voices that fail, workers that are killed or asked to end.
 
+The drills at the end strike `gsv train` itself, and nodes: the same command again, if need be, and weights and curves
+are bit for bit those of a training that nothing disturbed.
+"""
+
+import json
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import pytest
+from ray.cluster_utils import Cluster as Nodes
 
 from jobs.cluster import Cluster
-from jobs.fleet import FleetSettings, VoiceQueue, train_fleet
+from jobs.fleet import train_fleet
+from jobs.onboard import choose
 from jobs.progress import Silent
-from jobs.train import Step, VoiceTask, is_trained, train_voice
+from jobs.train import VoiceTask, is_trained, train_voice
+from jobs.worker_group import FleetSettings
 from tests.jobs.conftest import CONFIG, MadeCorpus, one_thread
-from tests.jobs.processes import processes_titled
+from tests.jobs.processes import parent_of, processes_titled
+from tests.jobs.train_drills import SEMANTIC, WAVE, Training, Undisturbed, digests, moment
 
+SEEDS = range(3)
 Weights = Callable[[VoiceTask], dict[str, str]]
 SETTINGS = FleetSettings(release=CONFIG.flow.release, base_folder=None, attempts=2)
 
@@ -36,8 +49,8 @@ class Disturbing:
         assert what == "train"
         yield self
 
-    def update(self, done: float, total: float, note: str = "") -> None:
-        del note
+    def update(self, done: float, total: float, note: str = "", numbers: Mapping[str, float] | None = None) -> None:
+        del note, numbers
         if self.disturbed_at is not None:
             self._look_on()
         elif self._after_steps <= done < total:
@@ -63,59 +76,6 @@ def damaged(made: MadeCorpus, folder: Path) -> VoiceTask:
     for shard in (voices / "broken" / "shards").iterdir():
         shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
     return replace(made.task("ada", folder / "run"), voice="broken", corpus=str(folder))
-
-
-def test_the_queue_gives_the_longest_first(made: MadeCorpus) -> None:
-    ada, linus = made.tasks["ada"], longer(made.tasks["linus"], save_every=50)
-    queue = VoiceQueue([ada, linus], attempts=2)
-    assert queue.take(0) == linus
-    assert queue.take(1) == ada
-    assert queue.take(0) is None
-    queue.tell(Step(voice="ada", phase="semantic", done=3, total=18))
-    queue.tell(Step(voice="linus", phase="semantic", done=4, total=156))
-    assert queue.read().done == 7
-    queue.finish(0)
-    queue.finish(1)
-    assert queue.read().trained == ["linus", "ada"]
-    assert queue.read().working == {}
-
-
-def test_the_queue_tries_a_failed_voice_again_after_the_others(made: MadeCorpus) -> None:
-    queue = VoiceQueue([longer(made.tasks["ada"], save_every=50), made.tasks["linus"]], attempts=2)
-    queue.take(0)
-    queue.fail(0, "first")
-    assert queue.read().failed == {}
-    assert [queue.take(worker).voice for worker in (0, 1)] == ["linus", "ada"]
-    queue.fail(1, "second")
-    assert queue.read().failed == {"ada": "second"}
-    assert queue.take(1) is None
-
-
-def test_the_queue_takes_back_what_a_worker_had(made: MadeCorpus) -> None:
-    queue = VoiceQueue(list(made.tasks.values()), attempts=1)
-    had = queue.take(1)
-    queue.join(1)  # restarted: a loss is no failed attempt, but the others come first
-    assert queue.take(0) != had
-    queue.release(0)
-    assert queue.take(0) != had  # what was saved and given back goes on first of all
-    queue.finish(0)
-    assert queue.take(0) == had
-    queue.release(0)
-    queue.release(0)  # nothing in hand any more
-    assert queue.read().waiting[0] == had.voice
-    assert queue.read().waiting == [had.voice]
-    assert queue.read().working == {}
-
-
-def test_a_voice_that_always_loses_its_worker_is_given_up(made: MadeCorpus) -> None:
-    queue = VoiceQueue(list(made.tasks.values())[:1], attempts=1)
-    losses = 0
-    while (task := queue.take(0)) is not None:
-        queue.join(0)
-        losses += 1
-    assert losses == 5
-    assert "lost 5 times" in next(iter(queue.read().failed.values()))
-    assert task is None
 
 
 def test_nothing_to_train_starts_nothing(tmp_path: Path) -> None:
@@ -166,3 +126,121 @@ def test_a_worker_that_is_asked_to_end_saves_the_step_it_has_reached(
     assert len(early) == 1
     assert min(early) >= f"step-{int(progress.disturbed_at):06d}"
     assert weights_of(task) == weights_of(alone)
+
+
+@pytest.mark.slow
+def test_two_workers_train_one_voice_to_the_curve_of_one(
+    made: MadeCorpus, trained: dict[str, VoiceTask], cluster: Cluster, tmp_path: Path
+) -> None:
+    config = replace(CONFIG, training=replace(CONFIG.training, workers_per_voice=2))
+    task = replace(choose(made.prepared, made.workspace, config)[1]["ada"], run_dir=str(tmp_path / "ada"))
+    assert task.workers == 2
+    assert task.run_id != trained["ada"].run_id  # other sums, other bits
+    assert train_fleet([task], SETTINGS, cluster, tmp_path, Silent()) == {}
+    assert is_trained(task)
+    ours, theirs = (
+        [json.loads(line) for line in (Path(folder) / "curves.jsonl").read_text().splitlines()]
+        for folder in (task.run_dir, trained["ada"].run_dir)
+    )
+    assert [(record["kind"], record["step"]) for record in ours] == [
+        (record["kind"], record["step"]) for record in theirs
+    ]
+    for one, other in zip(ours, theirs):
+        expected = {name: value for name, value in other["metrics"].items() if "accuracy" not in name}
+        assert {name: one["metrics"][name] for name in expected} == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(made: MadeCorpus, tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    config = replace(CONFIG, training=replace(CONFIG.training, semantic=SEMANTIC, wave=WAVE))
+    _, tasks = choose(made.prepared, made.workspace, config)
+    folder = tmp_path_factory.mktemp("undisturbed")
+    files = {}
+    with one_thread():
+        for voice, task in tasks.items():
+            assert train_voice(replace(task, run_dir=str(folder / voice)), made.base)
+            files[voice] = digests(folder / voice)
+    runs = {voice: str(Path(task.run_dir).relative_to(made.workspace.root)) for voice, task in tasks.items()}
+    return Undisturbed(
+        workspace=made.workspace, runs=runs, files=files, steps=sum(task.steps for task in tasks.values())
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_worker_that_is_killed_or_told_to_end(
+    undisturbed: Undisturbed, tmp_path: Path, number: signal.Signals, seed: int
+) -> None:
+    training = Training(undisturbed, tmp_path / "w")
+    training.wait_for(moment(undisturbed, seed))
+    workers = processes_titled("RayTrainWorker")
+    os.kill(workers[seed % len(workers)], number)
+    assert training.end() == 0, training.stderr()[-3000:]
+    assert training.files() == undisturbed.files
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_killed_driver(undisturbed: Undisturbed, tmp_path: Path, seed: int) -> None:
+    training = Training(undisturbed, tmp_path / "w")
+    training.wait_for(moment(undisturbed, seed))
+    training.process.kill()
+    training.process.wait()
+    (training.workspace / "training.json").unlink()
+    again = Training(undisturbed, tmp_path / "w")
+    assert again.end() == 0, again.stderr()[-3000:]
+    assert again.files() == undisturbed.files
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_driver_that_is_told_to_end_saves_and_says_so(
+    undisturbed: Undisturbed, tmp_path: Path, number: signal.Signals
+) -> None:
+    training = Training(undisturbed, tmp_path / "w")
+    training.wait_for(5)
+    training.process.send_signal(number)
+    assert training.end() == 1
+    assert "asked to end; saved: " in training.stderr()
+    assert training.stderr().splitlines()[-1] == "gsv: interrupted; run the same command again to go on"
+    saved = {
+        voice: list((training.workspace / run).glob("checkpoints/*/*.pt")) for voice, run in undisturbed.runs.items()
+    }
+    assert all(saved.values())
+    again = Training(undisturbed, tmp_path / "w")
+    assert again.end() == 0, again.stderr()[-3000:]
+    assert again.files() == undisturbed.files
+
+
+@pytest.mark.slow
+def test_a_spent_budget_saves_and_the_next_run_goes_on(undisturbed: Undisturbed, tmp_path: Path) -> None:
+    training = Training(undisturbed, tmp_path / "w", "--max-hours=0.0000001")
+    assert training.end() == 3
+    again = Training(undisturbed, tmp_path / "w")
+    assert again.end() == 0, again.stderr()[-3000:]
+    assert again.files() == undisturbed.files
+
+
+@pytest.fixture
+def nodes() -> Iterator[Any]:
+    """A head without CPUs and two nodes of one, all on this machine."""
+    cluster = Nodes(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    yield cluster
+    cluster.shutdown()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_lost_node(undisturbed: Undisturbed, tmp_path: Path, nodes: Any, seed: int) -> None:
+    """It does not come back: the group goes on with what is left."""
+    both = [nodes.add_node(num_cpus=1) for _ in range(2)]
+    nodes.wait_for_nodes()
+    training = Training(undisturbed, tmp_path / "w", f"--ray-address={nodes.address}")
+    training.wait_for(moment(undisturbed, seed))
+    # Not the node that the driver has joined, where the queue is: to lose that one is to lose the driver.
+    queue = parent_of(processes_titled("VoiceQueue")[0])
+    others = [node for node in both if node.all_processes["raylet"][0].process.pid != queue]
+    nodes.remove_node(others[seed % len(others)], allow_graceful=False)
+    assert training.end() == 0, training.stderr()[-3000:]
+    assert training.files() == undisturbed.files

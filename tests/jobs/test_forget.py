@@ -19,7 +19,7 @@ from pipelines.engines.flac import encode_flac
 from pipelines.forgotten import read_forgotten
 from pipelines.rows import RATE_HZ, SCHEMA_VERSION
 from pipelines.sources import VoiceCard, gather
-from pipelines.storage import LocalStorage
+from pipelines.storage import JoinedStorage, LocalStorage
 from pipelines.units import read_plan
 from pipelines.verify import verify_corpus
 from tests.jobs.run_fixture import write_nano_run
@@ -90,6 +90,26 @@ def a_workspace(root: Path) -> tuple[Workspace, LocalStorage]:
 
 def config_for(store: str) -> JobConfig:
     return JobConfig(registry=RegistryConfig(tracking_uri=store))
+
+
+def test_a_voice_of_a_corpus_in_a_store_is_erased_there_and_its_runs_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace, _ = a_workspace(tmp_path / "workspace")
+    workspace.corpus.rename(tmp_path / "store")
+    corpus = JoinedStorage(LocalStorage(tmp_path / "store"), LocalStorage(workspace.corpus))
+    workspace.corpus.mkdir()
+    (tmp_path / "store" / "report").rename(workspace.report.parent)
+    monkeypatch.setattr(Workspace, "storage", corpus)
+    run_dir = write_nano_run(workspace.corpus, voice="anna", run_id="r1")
+    (run_dir / "report.html").write_bytes(SECRET)
+    erasure = forget("anna", workspace, config_for(workspace.default_tracking_uri), really=True)
+    assert erasure.counts["runs"] == 1
+    assert erasure.counts["utterances"] == 3
+    assert files_with(SECRET, tmp_path) == []
+    assert corpus.names("voices") == ["ben"]
+    assert [record.voice for record in read_forgotten(corpus)] == ["anna"]
+    assert "anna" not in workspace.report.read_text(encoding="utf-8")
 
 
 def test_nothing_of_a_forgotten_voice_is_left(store: str, tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -10,8 +12,12 @@ from jobs.config import ClusterConfig, JobConfig, TrainingConfig
 from jobs.onboard import Registrar, Summary, VoiceSummary, choose, onboard, run_step, summaries, summarise
 from jobs.prepare import PreparedVoice
 from jobs.progress import Silent
+from jobs.promote import Verdict
+from jobs.tracking import Registry
 from jobs.workspace import Workspace
+from pipelines.sources import VoiceCard
 from tests.jobs.conftest import CONFIG, MadeCorpus, ScoredCorpus
+from tests.jobs.run_fixture import write_nano_run
 
 GOOD = VoiceSummary(voice="ada", state="registered", seconds_kept=60.0, model="gsv-ada", version=1)
 SHORT = VoiceSummary(voice="grace", state="too_little_data", seconds_kept=3.0)
@@ -144,3 +150,42 @@ def test_a_registry_that_does_not_answer_is_refused_before_registering(made: Mad
     config = replace(CONFIG, registry=replace(CONFIG.registry, tracking_uri="http://127.0.0.1:1"))
     with pytest.raises(ValueError, match=r"127\.0\.0\.1:1"):
         run_step("register", made.workspace, config, Silent())
+
+
+@pytest.mark.parametrize("passes", [True, False])
+def test_a_new_version_goes_through_the_gate_by_itself_where_that_is_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, passes: bool
+) -> None:
+    asked = []
+
+    def gate(registry: Registry, voice: str, config: JobConfig, **wanted: Any) -> Verdict:
+        asked.append((registry.prefix, voice, wanted))
+        return Verdict(voice=voice, version=1, release="nano", before={}, refusals=() if passes else ("it is worse",))
+
+    monkeypatch.setattr("jobs.promote.promote", gate)
+    workspace = Workspace.open(tmp_path / "work")
+    run_dir = write_nano_run(workspace.corpus, voice="ada")
+    (workspace.corpus / "corpus.json").write_text("{}")
+    monkeypatch.setattr("jobs.onboard.report_runs", lambda *_: None)
+    card = VoiceCard(voice="ada", display_name="Ada", consent={"by": "Ada"})
+    prepared: Any = SimpleNamespace(
+        voices={"ada": SimpleNamespace(card=card)}, corpus_digest="c", base=SimpleNamespace(release="nano")
+    )
+    task: Any = SimpleNamespace(voice="ada", run_dir=str(run_dir))
+    failures: dict[str, str] = {}
+    for promote, expected in (("manual", None), ("auto", "is champion" if passes else "is not champion: it is worse")):
+        config = replace(CONFIG, registry=replace(CONFIG.registry, promote=promote))
+        registrar = Registrar(workspace, config)
+        (run_dir / "registered.json").unlink(missing_ok=True)
+        assert registrar.register([task], prepared, failures, Silent()) == {"ada"}
+        assert registrar.promotions.get("ada") == expected
+    assert asked == [("gsv-", "ada", {"version": 1, "consent": {"by": "Ada"}})]
+    assert failures == {}
+
+
+def test_a_password_is_not_written_beside_a_run(tmp_path: Path) -> None:
+    uri = "postgresql://gsv:not-to-be-shown@db/mlflow"
+    registrar = Registrar(
+        Workspace.open(tmp_path), replace(CONFIG, registry=replace(CONFIG.registry, tracking_uri=uri))
+    )
+    assert (registrar.uri, registrar.place) == (uri, "postgresql://db/mlflow")

@@ -1,21 +1,31 @@
 """A run becomes one version, whatever was cut off before, and the version says what it is worth."""
 
 import json
-import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from gsv_core.checkpoints.hub import file_digest
 from gsv_core.checkpoints.releases import RELEASES, Release
 from jobs.register import register_voice
 from jobs.synth import speak
 from jobs.tracking import Tracker, TrackingError
 from tests.jobs.run_fixture import PAIRS, write_nano_run
-from tests.jobs.stores import free_port, postgres
+from tests.jobs.stores import mlflow_server, postgres, server_uri
+
+REGISTER = """
+import sys
+from pathlib import Path
+from jobs.register import register_voice
+from jobs.tracking import Tracker
+uri, files, *runs = sys.argv[1:]
+tracker = Tracker(uri, "corpus", artifact_root=files)
+for run in runs:
+    print(register_voice(tracker, Path(run)).version)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -36,43 +46,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="gsv-pg-") as folder:
         Path(folder).chmod(0o755)
         with postgres(Path(folder) / "server") as database:
-            port = free_port()
-            command = [
-                sys.executable,
-                "-m",
-                "mlflow",
-                "server",
-                "--host",
-                "127.0.0.1",
-                "--port",
-                str(port),
-                "--workers",
-                "1",
-            ]
-            command += ["--backend-store-uri", database.replace("postgresql:", "postgresql+psycopg2:")]
-            command += ["--artifacts-destination", str(tmp_path_factory.mktemp("served"))]
-            settings = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-            with (Path(folder) / "mlflow.log").open("wb") as log:
-                process = subprocess.Popen(command, env=os.environ | settings, stdout=log, stderr=log)
-            try:
-                _wait_for(f"http://127.0.0.1:{port}", process, Path(folder) / "mlflow.log")
-                yield f"http://127.0.0.1:{port}"
-            finally:
-                process.terminate()
-                process.wait(timeout=30)
-
-
-def _wait_for(uri: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    import requests
-
-    for _ in range(240):
-        assert process.poll() is None, log.read_text(encoding="utf-8")
-        try:
-            if requests.get(f"{uri}/health", timeout=1).ok:
-                return
-        except requests.ConnectionError:
-            time.sleep(0.5)
-    raise AssertionError(log.read_text(encoding="utf-8"))
+            files = tmp_path_factory.mktemp("served")
+            with mlflow_server(database, files, Path(folder) / "mlflow.log") as process:
+                yield server_uri(process)
 
 
 def test_a_version_says_what_it_is_and_what_it_is_worth(tracker: Tracker, workspace: Path) -> None:
@@ -94,6 +70,12 @@ def test_a_version_says_what_it_is_and_what_it_is_worth(tracker: Tracker, worksp
     assert "its speech is not speech" in version.description
     assert "| character error rate | 0.8 | 1 | 0.2 |" in version.description
     assert "recogniser: pocketsphinx" in version.description
+    assert "| corpus | `0123456789abcdef` |" in version.description
+    assert "| who | Alice |" in version.description
+    page = client.get_registered_model("gsv-alice").description
+    assert "| challenger | 1 | nano | 0.8 | 0.5 | – | paper-17 |" in page
+    assert tags["weights.wave"] == file_digest(run_dir / "weights" / f"{PAIRS[1][1]}.safetensors")
+    assert tags["lineage.base"] == f"nano {run['base_digest']}"
     assert client.get_registered_model("gsv-alice").aliases == {"challenger": 1, "challenger-nano": 1}
     run_of_it = client.get_run(version.run_id)
     assert run_of_it.data.tags["gsv.run_id"] == "1" * 20
@@ -102,6 +84,20 @@ def test_a_version_says_what_it_is_and_what_it_is_worth(tracker: Tracker, worksp
     assert model.status == "READY"
     assert {metric.key: metric.value for metric in model.metrics}["best/likeness"] == 0.5
     assert run_of_it.outputs.model_outputs[0].model_id == model.model_id
+
+
+def test_prompts_by_style_timbre_and_lineage_go_into_the_version(tracker: Tracker, workspace: Path) -> None:
+    parents = [{"voice": "alice", "version": 1, "share": 0.6}]
+    run_dir = write_nano_run(workspace / "corpus", voice="alia", run_id="2" * 20, parents=parents)
+    for name in ("timbre.safetensors", "prompts.json", "prompts/calm/prompt.json"):
+        (run_dir / name).parent.mkdir(parents=True, exist_ok=True)
+        (run_dir / name).write_text(name, encoding="utf-8")
+    version = register_voice(tracker, run_dir)
+    with tracker.registry.files_of(version) as folder:
+        for name in ("timbre.safetensors", "prompts.json", "prompts/calm/prompt.json"):
+            assert (folder / name).read_text(encoding="utf-8") == name
+    assert json.loads(tracker.registry.tags_of(version)["lineage.parents"]) == parents
+    assert "| none | nobody has said" in tracker.store.client.get_model_version(version.name, "1").description
 
 
 def test_the_same_run_is_registered_once(tracker: Tracker, workspace: Path) -> None:
@@ -210,3 +206,46 @@ def test_a_server_over_postgresql_takes_and_gives_a_voice(server: str, tmp_path:
     audio, rate_hz = spoken.wav, spoken.rate_hz
     assert audio[:4] == b"RIFF"
     assert rate_hz == 32_000
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/mlflow.db"
+        return
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix="gsv-pg-") as folder:
+        Path(folder).chmod(0o755)
+        with postgres(Path(folder) / "server") as uri:
+            yield uri
+
+
+@pytest.mark.slow
+def test_eight_processes_register_at_once_without_loss(empty_store: str, tmp_path: Path) -> None:
+    """Eight versions of one voice, and a ninth run that all of them register."""
+    files = (tmp_path / "files").as_uri()
+    tracker = Tracker(empty_store, "corpus", artifact_root=files)
+    tracker.prepare()
+    runs = [write_nano_run(tmp_path / "corpus", run_id=f"run-{number}") for number in range(8)]
+    common = write_nano_run(tmp_path / "corpus", run_id="run-of-all")
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", REGISTER, empty_store, files, str(run), str(common)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for run in runs
+    ]
+    said = [process.communicate(timeout=500) for process in started]
+    assert [process.returncode for process in started] == [0] * 8, [errors[-500:] for _, errors in said]
+    own, shared = zip(*(map(int, out.split()) for out, _ in said))
+    assert len(set(own)) == 8
+    assert len(set(shared)) == 1
+    versions = tracker.store.client.search_model_versions("name = 'gsv-alice'")
+    assert sorted(int(version.version) for version in versions) == sorted({*own, *shared})
+    assert sorted(version.tags["run_id"] for version in versions) == sorted(path.name for path in (*runs, common))
+    newest = max(int(version.version) for version in versions)
+    assert tracker.registry.aliases("alice") == {"challenger": newest, "challenger-nano": newest}
+    assert len(tracker.store.client.search_runs([tracker.prepare()])) >= 9

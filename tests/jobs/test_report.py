@@ -15,7 +15,7 @@ def test_the_page_is_about_every_voice_and_its_run(scored: ScoredCorpus, tmp_pat
     assert page == tmp_path / "new" / "page.html"
     text = page.read_text(encoding="utf-8")
     assert all(name in text for name in ("ada", "linus", "grace", "unreadable"))
-    assert all(task.run_id in text for task in scored.tasks.values())
+    assert all(f"{task.run_id}/evaluation.html" in text for task in scored.tasks.values())
     assert "not speech" in text
 
 

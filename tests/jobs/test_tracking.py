@@ -1,5 +1,6 @@
 """What is logged can be read back by plain MLflow, once, whatever was cut off before."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -11,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs.tracking import RUN_ID_TAG, Registry, Tracker, TrackingError, set_defaults
+import jobs
+from jobs.tracking import RUN_ID_TAG, Registry, Tracker, TrackingError, environment, set_defaults
+from jobs.tracking.store import until_alone
 from tests.jobs.run_fixture import write_run
 from tests.jobs.stores import PASSWORD, free_port, postgres
 
@@ -234,3 +237,44 @@ def test_postgresql_takes_a_voice(database: str, tmp_path: Path) -> None:
     assert PASSWORD not in str(tracker.store)
     assert "PASSWORD" not in json.dumps(tracker.store.client.get_run(run_id).to_dictionary())
     assert Registry(database).voices() == []
+
+
+def test_the_environment_names_code_lock_and_kernels() -> None:
+    here = environment()
+    lock = Path(jobs.__file__).parents[1] / "requirements.lock"
+    assert here["lock_digest"] == hashlib.sha256(lock.read_bytes()).hexdigest()
+    assert len(here["code_digest"]) == 64
+    assert here["kernels"]
+    assert here["packages"]["torch"].startswith("2.")
+    assert json.loads(json.dumps(here)) == here
+
+
+def test_what_another_process_writes_at_this_moment_is_tried_again_and_nothing_else_is() -> None:
+    from mlflow.exceptions import MlflowException
+
+    answers: list[Exception | str] = [
+        MlflowException("(psycopg2.errors.UniqueViolation) duplicate key"),
+        MlflowException("(sqlite3.OperationalError) database is locked"),
+        "there",
+    ]
+
+    def call() -> str:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    assert until_alone(call) == "there"
+    answers.append(MlflowException("no space left"))
+    with pytest.raises(MlflowException, match="no space left"):
+        until_alone(call)
+    assert answers == []
+
+
+def test_one_voice_is_one_run_whoever_creates_it_at_the_same_moment(tracker: Tracker, tmp_path: Path) -> None:
+    run_dir = write_run(tmp_path / "corpus", voice="zoe", run_id="z" * 20)
+    first = tracker.log_voice(None, run_dir)
+    started = tracker.store.client.get_run(first).info.start_time
+    tags = {RUN_ID_TAG: "z" * 20}
+    assert tracker._create_once("zoe", tags, started + 1) == first
+    assert len(tracker.store.client.search_runs([tracker.prepare()], f"tags.`{RUN_ID_TAG}` = '{'z' * 20}'")) == 1

@@ -10,16 +10,19 @@ import wave
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
 
-from gsv_core.audio.wav import wav_bytes
+from gsv_core.audio.wav import read_wav, wav_bytes
+from gsv_core.synthesis.timbre import save_timbre
 from gsv_core.text.lexicon import Lexicon
 from jobs.register import _collect_files, register_voice
 from jobs.run_folder import RunFolder
-from jobs.synth import speak
+from jobs.synth import Delivery, speak
 from jobs.tracking import Tracker
-from jobs.voice_model import Voice, VoiceModel, load_voice, signature
+from jobs.voice_model import Voice, VoiceModel, input_example, load_voice, signature
 from tests.jobs.run_fixture import tone_wav, write_nano_run
 
 TEXT = "Good morning to you."
@@ -90,7 +93,7 @@ def test_a_process_without_our_code_loads_a_version_and_speaks(tracker: Tracker,
     assert "mlartifacts" in place
     import base64
 
-    spoken = speak(tracker.store.uri, "alice", TEXT, "en", seed=7)
+    spoken = speak(tracker.store.uri, "alice", TEXT, "en", delivery=Delivery(seed=7))
     assert (base64.b64decode(audio), rate_hz) == (spoken.wav, spoken.rate_hz)
 
 
@@ -123,8 +126,64 @@ def test_a_reference_gives_the_timbre_and_must_last_three_to_ten_seconds(voice: 
     assert voice.speak(TEXT, "en", reference=tone_wav(4.0))[0] != own
     with pytest.raises(ValueError, match=r"3 to 10 s, got 2\.0 s"):
         voice.speak(TEXT, "en", reference=tone_wav(2.0))
+    with pytest.raises(ValueError, match="this is silent"):
+        voice.speak(TEXT, "en", reference=wav_bytes(np.zeros(4 * 32_000), 32_000))
     with pytest.raises(ValueError, match="bytes of a WAV"):
         voice.speak(TEXT, "en", reference=b"no audio at all")
+
+
+def test_a_reference_with_its_text_is_followed_in_its_manner_too(voice: Voice) -> None:
+    said = {"reference": [tone_wav(4.0)], "reference_text": ["Good evening."], "reference_language": ["en"]}
+    followed = _predict(voice, _rows(**said))["audio"][0]
+    assert followed != voice.speak(TEXT, "en", reference=tone_wav(4.0))[0]
+    with pytest.raises(ValueError, match="text needs its language"):
+        voice.speak(TEXT, "en", reference=tone_wav(4.0), reference_text="Good evening.")
+
+
+def test_without_a_reference_a_voice_speaks_in_its_mean_timbre(files: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(files, tmp_path / "voice")
+    plain = load_voice(files)
+    assert plain.timbre is None
+    mean = plain.synthesiser.mean_timbre([plain.prompt, replace(plain.prompt, wave=plain.prompt.wave.flip(0))]) * 1.5
+    save_timbre(other, mean, {"wave": "wave-s000060"})
+    voice = load_voice(other)
+    with_mean, with_own = voice.speak(TEXT, "en"), voice.speak(TEXT, "en", style="default")
+    assert with_mean != with_own == plain.speak(TEXT, "en")
+    direct = voice.synthesiser.speak(TEXT, "en", voice.prompt, timbre=mean)
+    assert with_mean == (wav_bytes(direct.wave, direct.rate_hz), direct.rate_hz)
+    assert voice.speak(TEXT, "en", reference=tone_wav(4.0)) == plain.speak(TEXT, "en", reference=tone_wav(4.0))
+
+
+def test_a_style_is_one_of_the_prompts_and_an_unknown_one_is_named(files: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(files, tmp_path / "voice")
+    own = load_voice(files)
+    lively = replace(own.prompt, wave=own.prompt.wave.flip(0), tokens=own.prompt.tokens.flip(0))
+    lively.save(other / "prompts" / "lively")
+    voice = load_voice(other)
+    assert list(voice.styles) == ["lively"]
+    spoken = _predict(voice, _rows(style=["lively"]))["audio"][0]
+    direct = own.synthesiser.speak(TEXT, "en", lively)
+    assert spoken == wav_bytes(direct.wave, direct.rate_hz)
+    assert spoken != voice.speak(TEXT, "en")[0] == _predict(voice, _rows(style=[None]))["audio"][0]
+    with pytest.raises(ValueError, match=r"voice 'alice' has no style '\.\./prompt'; it has: default, lively"):
+        voice.speak(TEXT, "en", style="../prompt")
+    with pytest.raises(ValueError, match="a style or a reference, not both"):
+        voice.speak(TEXT, "en", style="lively", reference=tone_wav(4.0))
+
+
+def test_several_references_are_averaged_in_timbre_and_the_first_is_followed(voice: Voice) -> None:
+    one, two = (voice.reference(*read_wav(tone_wav(seconds))) for seconds in (4.0, 6.0))
+    manner = voice.manner(references=[one, two])
+    assert manner.prompt is one
+    assert torch.equal(manner.timbre, voice.synthesiser.mean_timbre([one, two]))
+    assert voice.manner(references=[one]).timbre is None
+
+
+def test_the_input_example_is_input(voice: Voice) -> None:
+    example = pd.DataFrame(input_example(TEXT, "en"))
+    required, known = signature().inputs.required_input_names(), signature().inputs.input_names()
+    assert set(required) <= set(example.columns) <= set(known)
+    assert _predict(voice, example)["audio"][0] == voice.speak(TEXT, "en")[0]
 
 
 def test_the_voice_is_not_the_base(voice: Voice, files: Path, tmp_path: Path) -> None:

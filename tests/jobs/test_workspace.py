@@ -54,6 +54,28 @@ def test_the_lease_of_a_killed_job_is_free(tmp_path: Path) -> None:
         assert (tmp_path / ".lock").read_text() == str(os.getpid())
 
 
+def test_the_place_of_the_corpus_is_remembered(tmp_path: Path) -> None:
+    assert Workspace.open(tmp_path).corpus_place == str(tmp_path / "corpus")
+    given = Workspace.open(tmp_path, "s3://b/corpus/")
+    assert given.corpus_place == "s3://b/corpus"
+    assert Workspace.open(tmp_path) == given == Workspace.open(tmp_path, "s3://b/corpus")
+    with pytest.raises(ValueError, match="lies in s3://b/corpus; give another --workspace"):
+        Workspace.open(tmp_path, "s3://b/other")
+
+
+@pytest.mark.parametrize("place", ["/data/corpus", "http://b/corpus", "s3:/b/corpus"])
+def test_only_addresses_of_object_stores_may_hold_a_corpus(tmp_path: Path, place: str) -> None:
+    with pytest.raises(ValueError, match="expected an address such as s3://bucket/corpus"):
+        Workspace.open(tmp_path, place)
+
+
+def test_a_workspace_with_a_corpus_keeps_it(tmp_path: Path) -> None:
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "corpus.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"lies in .*corpus; give another --workspace"):
+        Workspace.open(tmp_path, "s3://b/corpus")
+
+
 @pytest.mark.parametrize("name", ["100%", "what?", "a#b"])
 def test_a_name_that_would_bend_the_registry_s_address_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match="choose another name"):

@@ -6,6 +6,7 @@ import pytest
 from jobs.cli import main
 from jobs.workspace import Workspace
 from pipelines.storage import LocalStorage
+from tests.end_to_end.bad_store import bad_store
 from tests.pipelines.made_corpus import commit_unit, describe
 
 
@@ -40,3 +41,21 @@ def test_gc_removes_only_when_told_to(corpus: LocalStorage, tmp_path: Path, caps
     assert len(corpus.names("voices/anna/units")) == 1
     assert main(["gc", "--workspace", str(tmp_path)]) == 0
     assert "nothing to remove" in capsys.readouterr().out
+
+
+def test_a_corpus_in_an_object_store_is_checked_and_cleared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    workspace = str(tmp_path / "w")
+    with bad_store():
+        opened = Workspace.open(Path(workspace), "s3://corpora/c")
+        corpus = opened.storage
+        commit_unit(corpus, config="old")  # type: ignore[arg-type]
+        describe(corpus, commit_unit(corpus))  # type: ignore[arg-type]
+        assert main(["verify", "--workspace", workspace]) == 0
+        assert "2 units, 6 clips, 8 files" in capsys.readouterr().out
+        assert main(["gc", "--workspace", workspace, "--yes"]) == 0
+        assert len(corpus.names("voices/anna/units")) == 1
+        capsys.readouterr()
+        assert main(["verify", "--workspace", workspace, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["units"] == 1
+        assert json.loads(corpus.read("lease/00000003.json"))["free"]
+        assert not opened.corpus.exists()

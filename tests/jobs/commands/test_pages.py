@@ -72,3 +72,49 @@ def test_wrong_use_is_said_in_one_line(
     said = capsys.readouterr().err
     assert complaint in said
     assert len(said.strip().splitlines()) == 1
+
+
+def test_the_morning_page_from_the_command_line(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", "--fleet", "--workspace", str(workspace), "--json"]) == 0
+    page = Path(json.loads(capsys.readouterr().out)["report"])
+    assert page == workspace / "corpus" / "report" / "fleet.html"
+    assert "first morning" in page.read_text(encoding="utf-8")
+    assert not (workspace / "mlflow.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["anna"], "two voices, got 1"),
+        (["anna", "bob"], "no MLflow store"),
+        (["anna", "bob", "--most", "0"], "at least 1"),
+        (["anna", "--read", "votes.json"], "takes files of votes, and no voices"),
+        (["--read", "absent.json"], "No such file"),
+    ],
+)
+def test_a_comparison_used_wrongly_is_said_in_one_line(
+    workspace: Path, capsys: pytest.CaptureFixture[str], options: list[str], complaint: str
+) -> None:
+    # Voices come first: `--read` takes all that follows it.
+    assert main(["compare", *options, "--workspace", str(workspace)]) == 2
+    said = capsys.readouterr().err
+    assert complaint in said
+    assert len(said.strip().splitlines()) == 1
+
+
+def test_votes_are_counted_at_the_command_line(
+    workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trials = [{"sentence": f"en-{number}", "text": "x", "first": "a"} for number in range(6)]
+    (workspace / "comparisons").mkdir()
+    key = {"id": "c0ffee", "a": {"label": "anna run 1"}, "b": {"label": "anna run 2"}, "trials": trials}
+    (workspace / "comparisons" / "c0ffee.json").write_text(json.dumps(key))
+    votes = [{"sentence": trial["sentence"], "choice": "first"} for trial in trials]
+    file = tmp_path / "votes.json"
+    file.write_text(json.dumps({"comparison": "c0ffee", "listener": "l", "votes": votes}))
+    assert main(["compare", "--workspace", str(workspace), "--read", str(file)]) == 0
+    told = capsys.readouterr().out
+    assert "6 : 0, 0 alike" in told
+    assert "100 % (61 to 100)" in told
+    assert "0.031" in told
+    assert "neither is registered" in told
