@@ -8,6 +8,7 @@ _COSTLY = {"made", "cluster"}
 """Fixtures of `tests/jobs` that take a minute to make: the tests that ask for them share a process."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests of a file run in one process, and so do all that ask for the made corpus."""
     for item in items:
