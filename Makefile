@@ -28,9 +28,9 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 run: install
 	$(BIN)/gsv onboard $(if $(RECORDINGS),"$(RECORDINGS)",--demo) --workspace "$(WORKSPACE)" --base $(BASE)
 
-# Two processes: most of the long tests wait for Ray or a server to start. What shares a costly fixture shares a process.
+# Two processes, whole files each: most of the long tests wait for Ray or a server to start.
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile
 
 drills: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
