@@ -74,7 +74,7 @@ class PhasePlan:
     sets no bound. One clip is never divided."""
     checkpoint_layers: bool = False
     """Keep no activations of GPT's and the flow's layers and of SoVITS's decoder, and compute them again in the
-    backward pass: a third more time, the same numbers."""
+    backward pass: a second forward pass of time, the same numbers."""
     patience: int = 0
     """End after this many evaluations of the held-out clips without a better one than the best; 0 trains all steps."""
     preference: bool = False

@@ -52,13 +52,6 @@ class MadeCorpus:
 
 
 @pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """One Ray of two CPUs for every test here; started by the first that needs it."""
-    with Cluster(CONFIG.cluster, tmp_path_factory.mktemp("ray")) as ray_of_tests:
-        yield ray_of_tests
-
-
-@pytest.fixture(scope="session")
 def made(demo_voices: Path, tmp_path_factory: pytest.TempPathFactory, cluster: Cluster) -> MadeCorpus:
     root = tmp_path_factory.mktemp("made")
     recordings = root / "recordings"

@@ -20,7 +20,7 @@ import ray.exceptions
 
 from gsv_core.checkpoints.base import load_base
 from jobs.cluster import Cluster
-from jobs.config import ClusterConfig, JobConfig
+from jobs.config import JobConfig
 from jobs.prepare import flow_of
 from pipelines.board import Board
 from pipelines.flow import Flow
@@ -87,10 +87,9 @@ def planned(recordings: Path, flow: Flow, corpus: Path) -> tuple[Unit, ...]:
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with Cluster(ClusterConfig(cpus=2), tmp_path_factory.mktemp("ray")) as running:
-        running.start()
-        yield running
+def cluster(cluster: Cluster) -> Cluster:
+    cluster.start()
+    return cluster
 
 
 @pytest.fixture(scope="module")
