@@ -125,7 +125,7 @@ def fit_to(
     """`plan`, changed as little as it takes to stay within `budget_bytes`, from cheap to dear.
 
     First smaller parts of a batch, which give the same result; then activations that are computed again, which takes a
-    third more time; last, for SoVITS, shorter windows of long clips, which train on less of a clip in each step.
+    second forward pass; last, for SoVITS, shorter windows of long clips, which train on less of a clip in each step.
 
     Raises:
         ValueError: not even one short clip at a time fits.
