@@ -31,13 +31,13 @@ WRAPPER = "base_model.model."
 class _Lora(nn.Module):
     """The two factors of one weight, and how much they count."""
 
-    def __init__(self, weight: Tensor, rank: int, alpha: float) -> None:
+    def __init__(self, weight: Tensor, rank: int, alpha: float, generator: torch.Generator | None) -> None:
         super().__init__()
         outputs, inputs = weight.shape
         self.scaling = alpha / rank
-        self.lora_A = nn.Parameter(weight.new_empty(rank, inputs))
+        drawn = nn.init.kaiming_uniform_(torch.empty(rank, inputs), a=math.sqrt(5), generator=generator)
+        self.lora_A = nn.Parameter(drawn.to(weight))
         self.lora_B = nn.Parameter(weight.new_zeros(outputs, rank))
-        nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
 
     def addition(self) -> Tensor:
         """(O, I)."""
@@ -47,8 +47,8 @@ class _Lora(nn.Module):
 class LoraLinear(_Lora):
     """A linear layer and its addition: (.., I) -> (.., O)."""
 
-    def __init__(self, linear: nn.Linear, rank: int, alpha: float) -> None:
-        super().__init__(linear.weight, rank, alpha)
+    def __init__(self, linear: nn.Linear, rank: int, alpha: float, generator: torch.Generator | None) -> None:
+        super().__init__(linear.weight, rank, alpha, generator)
         self.weight, self.bias = linear.weight, linear.bias
 
     def forward(self, x: Tensor) -> Tensor:
@@ -72,11 +72,19 @@ class LoraMatrix(_Lora):
         return weight + self.addition()
 
 
-def add_lora(network: nn.Module, targets: Sequence[str], *, rank: int, alpha: float | None = None) -> list[str]:
+def add_lora(
+    network: nn.Module,
+    targets: Sequence[str],
+    *,
+    rank: int,
+    alpha: float | None = None,
+    generator: torch.Generator | None = None,
+) -> list[str]:
     """Freeze `network` and put adapters on the matrices that `targets` name; returns the names of those matrices.
 
     A target is the end of a matrix's dotted name, with or without `.weight`: `to_q`, `attn.to_out.0`, `in_proj_weight`.
-    `alpha` is `rank` where it is not given: the additions count as they are. A is drawn from torch's global generator.
+    `alpha` is `rank` where it is not given: the additions count as they are. A is drawn on the CPU, from `generator` or
+    else from torch's global one.
 
     Raises:
         ValueError: no rank, a target that names nothing, or a network that has adapters already.
@@ -96,9 +104,10 @@ def add_lora(network: nn.Module, targets: Sequence[str], *, rank: int, alpha: fl
         owner = network.get_submodule(owner_name)
         scale = rank if alpha is None else alpha
         if isinstance(owner, nn.Linear):
-            _replace(network, owner_name, LoraLinear(owner, rank, scale))
+            _replace(network, owner_name, LoraLinear(owner, rank, scale, generator))
         else:
-            parametrize.register_parametrization(owner, leaf, LoraMatrix(getattr(owner, leaf), rank, scale))
+            factors = LoraMatrix(getattr(owner, leaf), rank, scale, generator)
+            parametrize.register_parametrization(owner, leaf, factors)
             owner.register_state_dict_post_hook(_saved_plainly)
             owner.register_load_state_dict_pre_hook(_loaded_plainly)
     return chosen

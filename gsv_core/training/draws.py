@@ -27,7 +27,7 @@ def generator_of(*parts: str | int) -> torch.Generator:
 def seeded(*parts: str | int, device: torch.device) -> Iterator[None]:
     """Seed torch's own state by `parts` inside the block and put it back afterwards.
 
-    For layers that accept no generator: dropout, and the initial values of a new network.
+    For layers that accept no generator: upstream's dropout.
     """
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(stable_seed(*parts))

@@ -20,7 +20,7 @@ from gsv_core.networks.lora import FLOW_TARGETS, add_lora
 from gsv_core.networks.semantic_to_mel import LOUDEST_MEL, QUIETEST_MEL, SemanticToMel
 from gsv_core.training.augmentation import Augmentation
 from gsv_core.training.batches import MelBatch, TrainingItem, collate_mel, frames_of, whole_frames
-from gsv_core.training.draws import generator_of, seeded, stable_seed
+from gsv_core.training.draws import generator_of, stable_seed
 from gsv_core.training.losses import mel_loss
 from gsv_core.training.parallel import Reducer, part_of
 from gsv_core.training.schedules import PhasePlan, Trains
@@ -104,8 +104,8 @@ class MelTrainer:
         assert isinstance(network, SemanticToMel)
         if self.low_rank:
             # Drawn on the CPU, so that every device starts from the same adapters.
-            with seeded(plan.seed, voice, self.phase, "adapters", device=torch.device("cpu")):
-                add_lora(network.cfm, FLOW_TARGETS, rank=plan.rank)
+            drawn = generator_of(plan.seed, voice, self.phase, "adapters")
+            add_lora(network.cfm, FLOW_TARGETS, rank=plan.rank, generator=drawn)
         self.network = network.to(self.device)
         self.dropout = follow_clips(self.network)
         # Where shortcuts train, the estimator runs three times for a batch.

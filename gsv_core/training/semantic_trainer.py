@@ -112,8 +112,8 @@ class SemanticTrainer:
         assert isinstance(network, TextToSemantic)
         if self.low_rank:
             # Drawn on the CPU, so that every device starts from the same adapters.
-            with seeded(plan.seed, voice, self.phase, "adapters", device=torch.device("cpu")):
-                add_lora(network.h, SEMANTIC_TARGETS, rank=plan.rank)
+            drawn = generator_of(plan.seed, voice, self.phase, "adapters")
+            add_lora(network.h, SEMANTIC_TARGETS, rank=plan.rank, generator=drawn)
         self.network = network.to(self.device)
         self.dropout = follow_clips(self.network)
         self.trained = trained_parameters(self.network)
