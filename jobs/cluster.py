@@ -92,6 +92,9 @@ class Cluster:
             store = self._config.object_store_mb
             spill = self._scratch / "spill"
             spill.mkdir(parents=True, exist_ok=True)
+            # Ray would hold init() back until workers that it starts in advance have registered, and for ever where
+            # one of them is killed before that.
+            os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
             # A plain init() would join whatever other cluster runs on this machine.
             ray.init(
                 address="local",
