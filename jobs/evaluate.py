@@ -49,9 +49,9 @@ from pipelines.engines.choose import engine_versions
 from pipelines.rows import SelectionRow
 from pipelines.runner import first_cause
 from pipelines.shard_reader import StoredExample, read_examples
-from pipelines.sources import stored_lexicon
 from pipelines.stage import digest_of
 from pipelines.storage import Storage, open_storage
+from pipelines.voice_card import stored_lexicon
 
 logger = logging.getLogger(__name__)
 

@@ -21,11 +21,11 @@ from jobs.report import report
 from jobs.workspace import Workspace
 from pipelines.forgotten import Forgotten, read_forgotten
 from pipelines.rows import RATE_HZ
-from pipelines.sources import VoiceCard
 from pipelines.stage import digest_of
 from pipelines.stages.shard import parquet_bytes
 from pipelines.storage import Storage
 from pipelines.units import Committed, Unit, read_plan, write_plan
+from pipelines.voice_card import VoiceCard
 
 
 @dataclass(frozen=True, kw_only=True)

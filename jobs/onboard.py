@@ -24,7 +24,7 @@ from jobs.worker_group import Budget, FleetSettings
 from jobs.workspace import Workspace
 from pipelines.report.numbers import Outcome, record_outcomes
 from pipelines.selection import Selection, select
-from pipelines.sources import VoiceCard
+from pipelines.voice_card import VoiceCard
 
 logger = logging.getLogger(__name__)
 

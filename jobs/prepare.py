@@ -30,11 +30,12 @@ from pipelines.flow import Flow, build_flow
 from pipelines.forgotten import read_forgotten
 from pipelines.reference import make_reference
 from pipelines.rows import RATE_HZ, REJECTION_SCHEMA, Rejection, recording_id, table_of
-from pipelines.sources import HandedIn, VoiceCard, gather
+from pipelines.sources import HandedIn, gather
 from pipelines.stage import digest_of
 from pipelines.stages.shard import parquet_bytes
 from pipelines.storage import Storage
 from pipelines.units import Committed, Unit, plan, read_committed, read_plan
+from pipelines.voice_card import VoiceCard
 
 logger = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ from pipelines.report.history import remember
 from pipelines.report.numbers import collect, collect_coverage
 from pipelines.report.page import write_report
 from pipelines.report.voice_page import write_voice_page
-from pipelines.sources import stored_lexicon
 from pipelines.storage import Storage, open_storage
+from pipelines.voice_card import stored_lexicon
 
 _LARGEST_FILE_BYTES = 64 << 20
 _LONGEST_SENTENCE = 500

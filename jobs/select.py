@@ -22,8 +22,8 @@ from pipelines.selection import (
     select,
     voice_numbers,
 )
-from pipelines.sources import VoiceCard
 from pipelines.storage import Storage
+from pipelines.voice_card import VoiceCard
 
 _PERCENTILES = (0, 5, 50, 95, 100)
 

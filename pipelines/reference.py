@@ -11,10 +11,10 @@ import numpy as np
 from pipelines.engines.choose import EngineConfig, load_speaker_verifier
 from pipelines.engines.decoder import DecodeLimits
 from pipelines.rows import RATE_HZ, LevelledRecording, Recording, Rejection, Source
-from pipelines.sources import VoiceCard
 from pipelines.stages.ingest import IngestSources
 from pipelines.stages.normalise import NormaliseRecordings
 from pipelines.storage import Storage
+from pipelines.voice_card import VoiceCard
 
 _LONGEST_S = 30.0
 

@@ -1,35 +1,29 @@
 """What was handed in, a folder (or prefix) with one per voice in it or a table, becomes Sources and the voices' cards.
 
-A file is known by the SHA-256 of its bytes. The inventory remembers (place, size, time of change) → digest, so that a
-second look rereads nothing. File names, tables and YAML are hostile until checked: links are not followed out of a
-voice's folder, names become paths only through `rows.voice_name`, and YAML is read with the safe loader.
+A file is known by the SHA-256 of its bytes. File names and tables are hostile until checked: links are not followed out
+of a voice's folder, and names become paths only through `rows.voice_name`.
 """
 
 import atexit
-import csv
-import hashlib
-import io
-import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-import yaml
-
 from gsv_core.text.lexicon import FILE_NAME as LEXICON_NAME
 from gsv_core.text.lexicon import Lexicon
 from pipelines.corrections import FILE_NAME as CORRECTIONS_NAME
 from pipelines.corrections import Corrections
-from pipelines.objects import ObjectStamp, list_objects, object_address, object_digest, read_object, stamp_of
+from pipelines.inventory import take_digests
+from pipelines.objects import ObjectStamp, list_objects, object_address, read_object
 from pipelines.rows import Rejection, Source, recording_id, voice_name
 from pipelines.storage import Storage
+from pipelines.tables import decode_text, table_rows
+from pipelines.voice_card import CARD_NAME, VoiceCard, lower, named_reference, read_card, read_lexicon, text_of
 
 # fmt: off
 MEDIA_SUFFIXES = frozenset((
@@ -41,47 +35,6 @@ MEDIA_SUFFIXES = frozenset((
 _SIDECARS = (".srt", ".lab", ".txt")
 _LONGEST_TEXT_BYTES = 4 << 20
 _LONGEST_REFERENCE_BYTES = 256 << 20
-_INVENTORY = "inventory.parquet"
-_INVENTORY_SCHEMA = pa.schema(
-    [
-        ("uri", pa.string()),
-        ("size_bytes", pa.int64()),
-        ("changed_ns", pa.int64()),
-        ("digest", pa.string()),
-        ("etag", pa.string()),
-    ]
-)
-_Known = dict[tuple[str, int, int, str | None], str]
-
-
-@dataclass(frozen=True, kw_only=True)
-class VoiceCard:
-    """What is known of a voice before it is heard: the content of its `voice.yaml`."""
-
-    voice: str
-    display_name: str
-    language: str | None = None
-    pronunciation: str = "keep"
-    licence: str | None = None
-    consent: dict[str, Any] | None = None
-    reference: str | None = None
-    """A recording of nobody else, by its path within the voice's folder: only its speaker's clips are kept."""
-    reference_digest: str | None = None
-    """SHA-256 of its bytes."""
-
-    def __post_init__(self) -> None:
-        if self.pronunciation not in ("keep", "standard", "mixed"):
-            raise ValueError(
-                f"voice {self.display_name!r}: pronunciation is {self.pronunciation!r}, "
-                "expected keep, standard or mixed"
-            )
-
-    @property
-    def consent_id(self) -> str | None:
-        """A short digest that names the consent in every row and model version; None without one."""
-        if not self.consent:
-            return None
-        return hashlib.sha256(json.dumps(self.consent, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +120,7 @@ def gather(
     found = [entry for entry in found if entry.card.voice not in withdrawn]
     corrected = _corrections_in([recordings, *(entry.folder for entry in found)], corrections)
     stamps = {uri: stamp for entry in found for uri, stamp in entry.stamps.items()}
-    digests, unreadable = _digests([uri for entry in found for uri, _ in entry.files], stamps, corpus, on_file)
+    digests, unreadable = take_digests([uri for entry in found for uri, _ in entry.files], stamps, corpus, on_file)
     cards: list[VoiceCard] = []
     sources: list[Source] = []
     rejections: list[Rejection] = []
@@ -185,33 +138,10 @@ def gather(
         if words:
             lexicons[card.voice] = words
         rejections += entry.rejections
-        by_digest: dict[str, Source] = {}
-        for uri, known in entry.files:
-            if uri in unreadable:
-                rejections.append(_rejected(card.voice, uri, "unreadable", unreadable[uri]))
-                continue
-            size, digest = digests[uri]
-            source = Source(
-                voice=card.voice,
-                uri=uri,
-                digest=digest,
-                size_bytes=size,
-                language=known.get("language") or card.language,
-                transcript=known.get("transcript"),
-                transcript_format=known.get("transcript_format", "text"),
-                licence=card.licence,
-                consent_id=card.consent_id,
-            )
-            source = replace(source, corrections=corrected.digest_of(recording_id(source.voice, source.digest)))
-            source = replace(source, lexicon=_lexicon_digest(words, source))
-            first = by_digest.get(digest)
-            if first is None:
-                by_digest[digest] = source
-            elif source.transcript is not None and first.transcript is None:
-                by_digest[digest] = replace(source, copies=(*first.copies, first.uri))
-            else:
-                by_digest[digest] = replace(first, copies=(*first.copies, uri))
-        sources += by_digest.values()
+        rejections += [
+            _rejected(card.voice, uri, "unreadable", unreadable[uri]) for uri, _ in entry.files if uri in unreadable
+        ]
+        sources += _without_copies(_sources_of(entry, card, words, corrected, digests))
     return HandedIn(
         cards=tuple(cards),
         sources=tuple(sources),
@@ -221,6 +151,43 @@ def gather(
         corrections=corrected,
         withdrawn=tuple(sorted(withdrawn)),
     )
+
+
+def _sources_of(
+    entry: _Found, card: VoiceCard, words: Lexicon, corrected: Corrections, digests: Mapping[str, tuple[int, str]]
+) -> Iterator[Source]:
+    """A Source for every file of a voice that could be read."""
+    for uri, known in entry.files:
+        if uri not in digests:
+            continue
+        size, digest = digests[uri]
+        source = Source(
+            voice=card.voice,
+            uri=uri,
+            digest=digest,
+            size_bytes=size,
+            language=known.get("language") or card.language,
+            transcript=known.get("transcript"),
+            transcript_format=known.get("transcript_format", "text"),
+            licence=card.licence,
+            consent_id=card.consent_id,
+        )
+        source = replace(source, corrections=corrected.digest_of(recording_id(source.voice, source.digest)))
+        yield replace(source, lexicon=_lexicon_digest(words, source))
+
+
+def _without_copies(sources: Iterable[Source]) -> list[Source]:
+    """One Source for each content: the first one with a transcript, or the first; the others' places are its copies."""
+    by_digest: dict[str, Source] = {}
+    for source in sources:
+        first = by_digest.setdefault(source.digest, source)
+        if first is source:
+            continue
+        if source.transcript is not None and first.transcript is None:
+            by_digest[source.digest] = replace(source, copies=(*first.copies, first.uri))
+        else:
+            by_digest[source.digest] = replace(first, copies=(*first.copies, source.uri))
+    return list(by_digest.values())
 
 
 def _is_withdrawn(card: VoiceCard, forgotten: Mapping[str, str | None]) -> bool:
@@ -240,99 +207,10 @@ def _corrections_in(folders: Sequence[Path | None], others: Corrections | None) 
     return corrections
 
 
-def read_lexicon(folder: Path, language: str | None = None) -> Lexicon:
-    """The `lexicon.tsv` in `folder`, or an empty one. `language` is that of Chinese characters without another.
-
-    Raises:
-        ValueError: a line of it is wrong, or it is a link out of the folder.
-    """
-    path = folder / LEXICON_NAME
-    if not path.is_file():
-        return Lexicon()
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise ValueError(f"{path}: the link leaves its folder; copy the file in")
-    return Lexicon.read(path, language)
-
-
-def stored_lexicon(corpus: Storage, voice: str) -> Lexicon:
-    """The words that a voice of `corpus` is read with; an empty lexicon where there are none."""
-    path = f"voices/{voice}/{LEXICON_NAME}"
-    return Lexicon.parse(corpus.read(path), path) if corpus.exists(path) else Lexicon()
-
-
 def _lexicon_digest(lexicon: Lexicon, source: Source) -> str | None:
     """Names the words that may decide how a recording is read: those in its transcript if that is all, else all."""
     part = lexicon if source.transcript is None or source.corrections else lexicon.part_for(source.transcript)
     return part.digest if part else None
-
-
-def read_card(folder: Path, voice: str) -> VoiceCard:
-    """The `voice.yaml` in `folder`, or an empty card."""
-    path = folder / "voice.yaml"
-    if not path.is_file():
-        return VoiceCard(voice=voice, display_name=folder.name)
-    try:
-        sheet = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}") from error
-    except RecursionError as error:
-        raise ValueError(f"{path}: nested too deeply") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not readable as YAML ({str(error).splitlines()[0]})") from error
-    if not isinstance(sheet, dict):
-        raise ValueError(f"{path}: expected `key: value` lines, got a {type(sheet).__name__}")
-    consent = sheet.get("consent")
-    if consent is not None and not isinstance(consent, dict):
-        raise ValueError(f"{path}: consent must be a mapping (by, when, purpose, reference)")
-    # Nested values could be aliases of aliases, which grow without bound when written out.
-    for key in ("language", "pronunciation", "licence", "license", "reference"):
-        if not _is_plain(sheet.get(key)):
-            raise ValueError(f"{path}: {key} must be one value")
-    for key, value in (consent or {}).items():
-        if not isinstance(key, str) or not all(map(_is_plain, value if isinstance(value, list) else [value])):
-            raise ValueError(f"{path}: consent.{key} must be one value or a list of values")
-    reference = _text(sheet.get("reference"))
-    return VoiceCard(
-        voice=voice,
-        display_name=folder.name,
-        language=_lower(_text(sheet.get("language"))),
-        pronunciation=_text(sheet.get("pronunciation")) or "keep",
-        licence=_text(sheet.get("licence") or sheet.get("license")),
-        consent=consent,
-        reference=reference,
-        reference_digest=_reference_digest(path, folder, reference),
-    )
-
-
-def _reference_digest(path: Path, folder: Path, reference: str | None) -> str | None:
-    """The digest of the file that `reference:` in the card at `path` names. Raises ValueError if it cannot be used."""
-    if reference is None:
-        return None
-    named = f"{path}: reference is {reference!r}"
-    if "\0" in reference:
-        raise ValueError(f"{named}, which cannot be read (no file name holds a zero byte)")
-    try:
-        target = (folder / reference).resolve()
-        if not target.is_relative_to(folder.resolve()):
-            raise ValueError(f"{named}, which lies outside the voice's folder; copy the recording in")
-        if not target.is_file():
-            raise ValueError(f"{named}, but there is no such file in the voice's folder")
-        with target.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise ValueError(f"{named}, which cannot be read ({error.strerror})") from error
-
-
-def _text(value: Any) -> str | None:
-    return None if value is None else str(value)
-
-
-def _is_plain(value: Any) -> bool:
-    return not isinstance(value, dict | list | set | bytes)
-
-
-def _lower(language: str | None) -> str | None:
-    return language and language.strip().lower()
 
 
 def _rejected(voice: str, uri: str, reason: str, detail: str) -> Rejection:
@@ -447,23 +325,13 @@ def _sidecar(path: Path, root: Path | None = None) -> dict[str, Any]:
                 raise _RefusedError(
                     "unreadable", f"its transcript {beside.name} is longer than {_LONGEST_TEXT_BYTES} bytes"
                 )
-            text = _decode_text(beside.read_bytes()).strip()
+            text = decode_text(beside.read_bytes()).strip()
         except OSError as error:
             raise _RefusedError("unreadable", f"its transcript {beside.name}: {error.strerror}") from error
         else:
             if text:
                 return {"transcript": text, "transcript_format": "srt" if suffix == ".srt" else "text"}
     return {}
-
-
-def _decode_text(data: bytes) -> str:
-    """UTF-8 (with or without a mark) or, failing that, UTF-16 where a mark says so, else Latin-1."""
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return data.decode("utf-16", "replace")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return data.decode("latin-1")
 
 
 # --- an object store --------------------------------------------------------------------------------------------------
@@ -487,7 +355,7 @@ def _from_objects(address: str) -> tuple[Path, list[_Found]]:
     media = {name for name in objects if name.suffix.lower() in MEDIA_SUFFIXES}
     texts = {name.with_suffix(suffix) for name in media for suffix in _SIDECARS}
     texts |= {
-        name for name in objects if name.name in ("voice.yaml", LEXICON_NAME, CORRECTIONS_NAME) and len(name.parts) <= 2
+        name for name in objects if name.name in (CARD_NAME, LEXICON_NAME, CORRECTIONS_NAME) and len(name.parts) <= 2
     }
     unfit = _stage({name: objects[name] for name in texts if name in objects}, staged)
     found: dict[str, _Found] = {}
@@ -496,7 +364,7 @@ def _from_objects(address: str) -> tuple[Path, list[_Found]]:
         folder.mkdir(exist_ok=True)
         voice = voice_name(folder.name)
         if voice not in found:
-            path = PurePosixPath(folder.relative_to(staged)) / (_named_reference(folder) or "")
+            path = PurePosixPath(folder.relative_to(staged)) / (named_reference(folder) or "")
             if path in objects:
                 _stage({path: objects[path]}, staged, most_bytes=_LONGEST_REFERENCE_BYTES)
             found[voice] = _Found(card=read_card(folder, voice), folder=folder)
@@ -511,16 +379,6 @@ def _from_objects(address: str) -> tuple[Path, list[_Found]]:
         else:
             entry.stamps[stamp.uri] = stamp
     return staged, list(found.values())
-
-
-def _named_reference(folder: Path) -> str | None:
-    """The `reference:` of a card that was fetched, before the card is checked."""
-    try:
-        sheet = yaml.safe_load((folder / "voice.yaml").read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError, RecursionError):
-        return None  # `read_card` says what is wrong with it
-    reference = sheet.get("reference") if isinstance(sheet, dict) else None
-    return reference if isinstance(reference, str) and ".." not in reference.split("/") else None
 
 
 def _stage(
@@ -548,8 +406,8 @@ def _stage(
 
 def _from_table(path: Path) -> list[_Found]:
     found: dict[str, _Found] = {}
-    for number, row in enumerate(_table_rows(path), start=1):
-        raw, uri = _text(row.get("voice")), _text(row.get("uri"))
+    for number, row in enumerate(table_rows(path), start=1):
+        raw, uri = text_of(row.get("voice")), text_of(row.get("uri"))
         if not raw or not uri:
             raise ValueError(f"{path}, row {number}: `voice` and `uri` are needed, got {sorted(map(str, row))}")
         voice = voice_name(raw)
@@ -564,9 +422,9 @@ def _from_table(path: Path) -> list[_Found]:
         if "\0" in uri:
             entry.rejections.append(_rejected(voice, uri, "bad_name", "the file name holds a NUL"))
             continue
-        known = {key: _text(row[key]) for key in ("language", "transcript") if row.get(key)}
+        known = {key: text_of(row[key]) for key in ("language", "transcript") if row.get(key)}
         if "language" in known:
-            known["language"] = _lower(known["language"])
+            known["language"] = lower(known["language"])
         if address is not None:
             entry.files.append((address, known))
             continue
@@ -577,113 +435,3 @@ def _from_table(path: Path) -> list[_Found]:
             continue
         entry.files.append((str(place.absolute()), {**beside, **known}))
     return list(found.values())
-
-
-def _table_rows(path: Path) -> Iterator[dict[str, Any]]:
-    suffix = path.suffix.lower()
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}") from error
-    if suffix == ".parquet":
-        try:
-            yield from pq.read_table(io.BytesIO(data)).to_pylist()
-        except pa.ArrowInvalid as error:
-            raise ValueError(f"{path}: not a Parquet file ({error})") from error
-        return
-    text = _decode_text(data)
-    if suffix == ".csv":
-        try:
-            yield from csv.DictReader(io.StringIO(text))
-        except csv.Error as error:
-            raise ValueError(f"{path}: not readable as CSV ({error})") from error
-    elif suffix == ".jsonl":
-        # Not splitlines(): JSON may hold U+2028 and its like inside a text as they are.
-        for number, line in enumerate(filter(str.strip, text.split("\n")), start=1):
-            try:
-                row = json.loads(line)
-                json.dumps(row, ensure_ascii=False).encode()
-            except UnicodeEncodeError as error:
-                raise ValueError(f"{path}, line {number}: half a surrogate pair is no text") from error
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path}, line {number}: not JSON ({error})") from error
-            if not isinstance(row, dict):
-                raise ValueError(f"{path}, line {number}: expected an object, got {type(row).__name__}")
-            yield row
-    elif suffix == ".list":
-        for number, line in enumerate(filter(str.strip, text.split("\n")), start=1):
-            parts = line.rstrip("\r").split("|", 3)  # a `|` inside the text belongs to the text
-            if len(parts) != 4:
-                raise ValueError(f"{path}, line {number}: expected path|speaker|language|text")
-            yield {"uri": parts[0], "voice": parts[1], "language": parts[2].strip().lower(), "transcript": parts[3]}
-    else:
-        raise ValueError(f"{path}: expected a folder or a .csv, .jsonl, .parquet or .list table")
-
-
-# --- the inventory ----------------------------------------------------------------------------------------------------
-
-
-def _digests(
-    uris: list[str],
-    stamps: Mapping[str, ObjectStamp],
-    corpus: Storage,
-    on_file: Callable[[int, int], None] | None,
-) -> tuple[dict[str, tuple[int, str]], dict[str, str]]:
-    """(size, digest) of every file, and why of those that cannot be read; unchanged files come from the inventory."""
-    known = _load_inventory(corpus)
-    digests: dict[str, tuple[int, str]] = {}
-    unreadable: dict[str, str] = {}
-    lines = []
-    with ThreadPoolExecutor(max_workers=4) as pool:
-        for done, (uri, line) in enumerate(
-            zip(uris, pool.map(lambda uri: _digest_of(uri, stamps, known), uris)), start=1
-        ):
-            if isinstance(line, str):
-                unreadable[uri] = line
-            else:
-                lines.append(line)
-                digests[uri] = (line["size_bytes"], line["digest"])
-            if on_file is not None:
-                on_file(done, len(uris))
-    table = pa.Table.from_pylist(sorted(lines, key=lambda line: line["uri"]), schema=_INVENTORY_SCHEMA)
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer)
-    if not known or known != {_inventory_key(line): line["digest"] for line in lines}:
-        corpus.write(_INVENTORY, buffer.getvalue())
-    return digests, unreadable
-
-
-def _load_inventory(corpus: Storage) -> _Known:
-    if not corpus.exists(_INVENTORY):
-        return {}
-    rows = pq.read_table(io.BytesIO(corpus.read(_INVENTORY))).to_pylist()
-    return {_inventory_key(row): row["digest"] for row in rows}
-
-
-def _inventory_key(row: dict[str, Any]) -> tuple[str, int, int, str | None]:
-    return row["uri"], row["size_bytes"], row["changed_ns"], row.get("etag")
-
-
-def _digest_of(uri: str, stamps: Mapping[str, ObjectStamp], known: _Known) -> dict[str, Any] | str:
-    if object_address(uri) == uri:
-        return _digest_of_object(uri, stamps.get(uri), known)
-    try:
-        status = os.stat(uri)  # noqa: PTH116 - as below
-        digest = known.get((uri, status.st_size, status.st_mtime_ns, None))
-        if digest is None:
-            with open(uri, "rb") as file:  # noqa: PTH123 - the name may be stranger than Path allows
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        return error.strerror or str(error)
-    return {"uri": uri, "size_bytes": status.st_size, "changed_ns": status.st_mtime_ns, "digest": digest}
-
-
-def _digest_of_object(uri: str, stamp: ObjectStamp | None, known: _Known) -> dict[str, Any] | str:
-    try:
-        stamp = stamp or stamp_of(uri)
-        line = {"uri": uri, "size_bytes": stamp.size_bytes, "changed_ns": 0, "etag": stamp.etag}
-        # Without a stamp nothing tells a changed object from the one that was read.
-        digest = known.get(_inventory_key(line)) if stamp.etag else None
-        return {**line, "digest": digest or object_digest(uri)}
-    except (FileNotFoundError, PermissionError) as error:
-        return str(error) or type(error).__name__

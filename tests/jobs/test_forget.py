@@ -18,10 +18,11 @@ from jobs.workspace import Workspace
 from pipelines.engines.flac import encode_flac
 from pipelines.forgotten import read_forgotten
 from pipelines.rows import RATE_HZ, SCHEMA_VERSION
-from pipelines.sources import VoiceCard, gather
+from pipelines.sources import gather
 from pipelines.storage import JoinedStorage, LocalStorage
 from pipelines.units import read_plan
 from pipelines.verify import verify_corpus
+from pipelines.voice_card import VoiceCard
 from tests.jobs.run_fixture import write_nano_run
 from tests.jobs.stores import postgres
 from tests.pipelines import made_corpus

@@ -15,7 +15,7 @@ from jobs.progress import Silent
 from jobs.promote import Verdict
 from jobs.tracking import Registry
 from jobs.workspace import Workspace
-from pipelines.sources import VoiceCard
+from pipelines.voice_card import VoiceCard
 from tests.jobs.conftest import CONFIG, MadeCorpus, ScoredCorpus
 from tests.jobs.run_fixture import write_nano_run
 

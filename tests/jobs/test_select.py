@@ -14,8 +14,8 @@ from jobs.config import JobConfig, load_config
 from jobs.select import left_out_by_selection, select_voices, try_bounds
 from jobs.workspace import Workspace
 from pipelines.rows import Screening
-from pipelines.sources import VoiceCard
 from pipelines.storage import LocalStorage
+from pipelines.voice_card import VoiceCard
 from tests.pipelines.made_corpus import commit_unit, example
 
 CLIPS = 8

@@ -137,7 +137,7 @@ def test_the_inventory_saves_reading_objects_again(
         read.append(uri)
         return object_digest(uri)
 
-    monkeypatch.setattr("pipelines.sources.object_digest", counted)
+    monkeypatch.setattr("pipelines.inventory.object_digest", counted)
     assert look(prefix, tmp_path).sources == first.sources
     assert read == []
     store.pipe_file(f"{prefix.removeprefix('s3://')}/ben/again.flac", OTHER_FLAC)

@@ -11,8 +11,8 @@ from pipelines.engines.choose import EngineConfig, load_speaker_verifier
 from pipelines.engines.decoder import DecodeLimits
 from pipelines.reference import make_reference, read_reference
 from pipelines.selection import SelectionBounds
-from pipelines.sources import VoiceCard
 from pipelines.storage import LocalStorage
+from pipelines.voice_card import VoiceCard
 from tests.shared import shared_path
 
 ENGINES, LIMITS = EngineConfig(), DecodeLimits()

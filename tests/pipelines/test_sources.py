@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gsv_core.text.lexicon import Lexicon
-from pipelines.sources import HandedIn, gather, read_card, stored_lexicon
+from pipelines.sources import HandedIn, gather
 from pipelines.storage import LocalStorage
+from pipelines.voice_card import read_card, stored_lexicon
 
 
 @pytest.fixture
@@ -98,7 +99,7 @@ def test_a_name_that_is_not_utf8_is_refused_by_name(root: Path) -> None:
 def test_the_inventory_saves_reading_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(root / "anna" / "a.wav", b"1")
     first = look(root)
-    monkeypatch.setattr("pipelines.sources.hashlib.file_digest", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr("pipelines.inventory.hashlib.file_digest", lambda *_: pytest.fail("read again"))
     assert look(root).sources == first.sources
 
 
