@@ -2,8 +2,11 @@
 
 import logging
 import os
+import signal
 import socket
 import threading
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -30,6 +33,7 @@ WORKER_ENVIRONMENT = {
 }
 _PATIENCE_S = 10.0
 _GLANCE_S = 0.05
+_TRIES = 3
 
 
 class Cluster:
@@ -66,6 +70,7 @@ class Cluster:
 
         Raises:
             ValueError: no cluster answers at the given address.
+            TimeoutError: the machine is too busy to start one.
         """
         if self.started:
             return
@@ -96,14 +101,15 @@ class Cluster:
             # one of them is killed before that.
             os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
             # A plain init() would join whatever other cluster runs on this machine.
-            ray.init(
-                address="local",
-                num_cpus=self._config.cpus or available_cpus(),
-                include_dashboard=False,
-                object_store_memory=store << 20 if store else None,
-                object_spilling_directory=str(spill),
+            own: dict[str, Any] = {
+                "address": "local",
+                "num_cpus": self._config.cpus or available_cpus(),
+                "include_dashboard": False,
+                "object_store_memory": store << 20 if store else None,
+                "object_spilling_directory": str(spill),
                 **common,
-            )
+            }
+            _patiently(lambda: ray.init(**own))
             threading.Thread(target=self._watch, daemon=True).start()
         self.started = True
 
@@ -140,6 +146,36 @@ class Cluster:
             self._leaving.set()
             ray.shutdown()
             self.started = False
+
+
+def _patiently(start: Callable[[], object]) -> None:
+    """Start a node of our own; Ray gives its processes 30 s to come up, which a crowded machine may not.
+
+    Raises:
+        TimeoutError: it was not up after several tries.
+    """
+    for _ in range(_TRIES):
+        before = _children()
+        try:
+            start()
+        except Exception as error:  # Ray has no kind of its own for this
+            if "timed out during startup" not in str(error):
+                raise
+            for pid in _children() - before:  # what came up halfway
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        else:
+            return
+    raise TimeoutError(
+        f"Ray was not up after {_TRIES} tries of half a minute: this machine is too busy. Run the same command again "
+        "when it is quieter"
+    )
+
+
+def _children() -> set[int]:
+    """Process ids of our own children."""
+    listed = Path(f"/proc/{os.getpid()}/task").glob("*/children")
+    return {int(pid) for path in listed for pid in path.read_text().split()}
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,13 +1,15 @@
 """Addresses are looked at before Ray is; the Ray of this package's tests is as it was asked for."""
 
 import os
+import signal
 import socket
+import subprocess
 from pathlib import Path
 
 import pytest
 import ray
 
-from jobs.cluster import Cluster
+from jobs.cluster import Cluster, _patiently
 from jobs.config import ClusterConfig, available_cpus
 from tests.jobs.stores import free_port
 
@@ -51,3 +53,29 @@ def test_an_address_where_something_listens_passes(tmp_path: Path) -> None:
         port = server.getsockname()[1]
         for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}"):
             Cluster(ClusterConfig(ray_address=address), tmp_path).check()
+
+
+class HalfUp(Exception):
+    pass
+
+
+def test_a_node_that_does_not_come_up_is_cleared_away_and_tried_again() -> None:
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(fails: int) -> None:
+        if len(started) < fails:
+            started.append(subprocess.Popen(["sleep", "600"]))
+            raise HalfUp("The current node timed out during startup. This could happen because …")
+
+    _patiently(lambda: start(2))
+    assert [process.wait(timeout=10) for process in started] == [-signal.SIGKILL] * 2
+    with pytest.raises(TimeoutError, match="too busy. Run the same command again"):
+        _patiently(lambda: start(9))
+    for process in started:
+        process.wait(timeout=10)
+
+    def broken() -> None:
+        raise HalfUp("another cause")
+
+    with pytest.raises(HalfUp):
+        _patiently(broken)
