@@ -55,7 +55,7 @@ def test_an_address_where_something_listens_passes(tmp_path: Path) -> None:
             Cluster(ClusterConfig(ray_address=address), tmp_path).check()
 
 
-class HalfUp(Exception):
+class HalfUpError(Exception):
     pass
 
 
@@ -65,17 +65,17 @@ def test_a_node_that_does_not_come_up_is_cleared_away_and_tried_again() -> None:
     def start(fails: int) -> None:
         if len(started) < fails:
             started.append(subprocess.Popen(["sleep", "600"]))
-            raise HalfUp("The current node timed out during startup. This could happen because …")
+            raise HalfUpError("The current node timed out during startup. This could happen because …")
 
     _patiently(lambda: start(2))
     assert [process.wait(timeout=10) for process in started] == [-signal.SIGKILL] * 2
-    with pytest.raises(TimeoutError, match="too busy. Run the same command again"):
+    with pytest.raises(TimeoutError, match="too busy"):
         _patiently(lambda: start(9))
     for process in started:
         process.wait(timeout=10)
 
     def broken() -> None:
-        raise HalfUp("another cause")
+        raise HalfUpError("another cause")
 
-    with pytest.raises(HalfUp):
+    with pytest.raises(HalfUpError):
         _patiently(broken)
