@@ -1,14 +1,14 @@
 """Bench of the content features: CN-HuBERT at its full size, from random weights, so that nothing has to be fetched.
 
 Two ways to use the same cores, taken in turns: ours, an actor of one thread on each of them as the flow starts it, and
-upstream's, one process that takes clip by clip with all threads. Then the batched path that a GPU takes, and how far
-its numbers are from those of a clip alone.
+upstream's, one process that takes clip by clip through transformers' network with all threads. Then the batched path
+that a GPU takes, and how far its numbers are from those of a clip alone.
 """
 
 import multiprocessing
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -16,14 +16,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from gsv_core.networks.content_encoder import RATE_HZ, HubertContentEncoder, save_untrained
+from gsv_core.networks.content_encoder import RATE_HZ, HubertContentEncoder, load_hubert, save_untrained
 from jobs.bench import Figure, figure_of
 from jobs.cluster import WORKER_ENVIRONMENT
 from jobs.config import available_cpus
 
 _CLIP_SECONDS = (2.3, 9.1, 4.4, 6.2, 3.1, 7.7, 5.0, 2.8, 8.3, 5.6)
 _PATIENCE_S = 600.0
+
+Encode = Callable[[np.ndarray], Tensor]
+"""A wave (T,) at 16 kHz to content features (L, C)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +52,8 @@ def measure_content(bench: FeatureBench, folder: Path) -> Iterator[Figure]:
     save_untrained(folder / "hubert")
     waves = made_waves(_CLIP_SECONDS)
     seconds = sum(_CLIP_SECONDS)
-    ours = _Team(folder / "hubert", [1] * bench.cores, WORKER_ENVIRONMENT)
-    theirs = _Team(folder / "hubert", [bench.cores], {})
+    ours = _Team(_our_encoder, folder / "hubert", [1] * bench.cores, WORKER_ENVIRONMENT)
+    theirs = _Team(_upstream_encoder, folder / "hubert", [bench.cores], {})
     try:
         times: dict[str, list[float]] = {"ours": [], "theirs": []}
         for number in range(bench.repeats + 1):
@@ -97,16 +101,32 @@ def made_waves(seconds: Sequence[float]) -> list[np.ndarray]:
     return waves
 
 
+def _our_encoder(folder: Path) -> Encode:
+    return HubertContentEncoder(folder).encode
+
+
+def _upstream_encoder(folder: Path) -> Encode:
+    network = load_hubert(folder)  # spares it the weight norm that upstream computes anew for every clip
+
+    @torch.no_grad()
+    def encode(wave: np.ndarray) -> Tensor:
+        return network(torch.from_numpy(wave).unsqueeze(0)).last_hidden_state[0]
+
+    return encode
+
+
 class _Team:
     """Processes that share the clips of a round, each with its own encoder and its own number of threads."""
 
-    def __init__(self, folder: Path, threads: Sequence[int], environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, load: Callable[[Path], Encode], folder: Path, threads: Sequence[int], environment: Mapping[str, str]
+    ) -> None:
         context = multiprocessing.get_context("spawn")
         self._ends: list[Connection] = []
         self._processes = []
         for count in threads:
             mine, its = context.Pipe()
-            process = context.Process(target=_serve, args=(its, folder, count), daemon=True)
+            process = context.Process(target=_serve, args=(its, load, folder, count), daemon=True)
             with _environment({**environment, "OMP_NUM_THREADS": str(count)}):
                 process.start()
             self._ends.append(mine)
@@ -150,11 +170,11 @@ def _environment(names: Mapping[str, str]) -> Iterator[None]:
         os.environ.update(before)
 
 
-def _serve(end: Connection, folder: Path, threads: int) -> None:
+def _serve(end: Connection, load: Callable[[Path], Encode], folder: Path, threads: int) -> None:
     torch.set_num_threads(threads)
-    encoder, waves = HubertContentEncoder(folder), made_waves(_CLIP_SECONDS)
+    encode, waves = load(folder), made_waves(_CLIP_SECONDS)
     end.send(True)
     while (share := end.recv()) is not None:
         for clip in share:
-            encoder.encode(waves[clip])
+            encode(waves[clip])
         end.send(True)

@@ -10,6 +10,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from gsv_core.networks.semantic_to_wave import SemanticToWave
 from gsv_core.networks.text_to_semantic import TextToSemantic
 from gsv_core.synthesis.sampling import TOKENS_PER_SECOND
 from gsv_core.training.batches import TrainingItem, collate_semantic
+from gsv_core.training.precision import Precision, autocast, resolved
 from gsv_core.training.recipes import choose_recipe
 from gsv_core.training.schedules import PhasePlan
 from gsv_core.training.semantic_trainer import SemanticTrainer
@@ -78,20 +80,26 @@ def measure_semantic(bench: Bench) -> Iterator[Figure]:
     network = TextToSemantic(config).train().to(bench.device)
     batch = collate_semantic(items).to(bench.device)
 
-    def learn() -> None:
+    def learn(precision: Precision) -> None:
         network.zero_grad(set_to_none=True)
-        network(
-            batch.phoneme_ids, batch.phoneme_lengths, batch.tokens, batch.token_lengths, batch.text_vectors
-        ).loss_sum.backward()
+        with autocast(bench.device, precision):
+            forward = network(
+                batch.phoneme_ids, batch.phoneme_lengths, batch.tokens, batch.token_lengths, batch.text_vectors
+            )
+        forward.loss_sum.backward()
 
     name, tokens, unit = "text to semantic", sum(TOKENS), "tokens/s"
-    yield bench.time(learn, what=f"{name}, forward and backward", shape=shape, amount=tokens, unit=unit)
-    network.zero_grad(set_to_none=True)
-    plan = PhasePlan(steps=bench.repeats + 1, batch_size=len(items), learning_rate=1e-5)
-    trainer = SemanticTrainer(_base(bench.spec, network), plan, voice="bench", device=bench.device)
-    made = trainer.collate(items)
-    step = bench.time(lambda: trainer.step(made), what=f"{name}, training step", shape=shape, amount=tokens, unit=unit)
-    yield step
+    for precision in precisions_of(bench.device):
+        own = f"{shape}, {precision}"
+        learning = f"{name}, forward and backward"
+        yield bench.time(partial(learn, precision), what=learning, shape=own, amount=tokens, unit=unit)
+        network.zero_grad(set_to_none=True)
+        plan = PhasePlan(steps=bench.repeats + 1, batch_size=len(items), learning_rate=1e-5, precision=precision)
+        trainer = SemanticTrainer(_base(bench.spec, network), plan, voice="bench", device=bench.device)
+        made = trainer.collate(items)
+        whole = f"{name}, training step"
+        step = bench.time(partial(trainer.step, made), what=whole, shape=own, amount=tokens, unit=unit)
+        yield step
     yield _share(bench, lambda: trainer.collate(items), step)
 
 
@@ -111,19 +119,29 @@ def measure_wave(bench: Bench) -> Iterator[Figure]:
     ]
     with torch.device("meta"):
         unused = TextToSemantic(bench.spec.text_to_semantic)
-    plan = PhasePlan(steps=bench.repeats + 1, batch_size=len(items), learning_rate=1e-4)
-    trainer = WaveTrainer(_base(bench.spec, unused), plan, voice="bench", device=bench.device)
-    made = trainer.collate(items)
+    base = _base(bench.spec, unused)
     samples = config.segment_frames * config.hop
-    step = bench.time(
-        lambda: trainer.step(made),
-        what="semantic to wave, training step",
-        shape=f"batch {len(items)}, {FRAMES[0]} frames, segments of {samples:,} samples",
-        amount=1,
-        unit="steps/s",
-    )
-    yield step
+    for precision in precisions_of(bench.device):
+        plan = PhasePlan(steps=bench.repeats + 1, batch_size=len(items), learning_rate=1e-4, precision=precision)
+        trainer = WaveTrainer(base, plan, voice="bench", device=bench.device)
+        made = trainer.collate(items)
+        step = bench.time(
+            partial(trainer.step, made),
+            what="semantic to wave, training step",
+            shape=f"batch {len(items)}, {FRAMES[0]} frames, segments of {samples:,} samples, {precision}",
+            amount=1,
+            unit="steps/s",
+        )
+        yield step
     yield _share(bench, lambda: trainer.collate(items), step)
+
+
+def precisions_of(device: torch.device) -> list[Precision]:
+    """Those that a person would choose between on this device: float32, and what is faster there."""
+    if device.type == "cuda":
+        return [Precision.FLOAT32, resolved(Precision.AUTO, device)]
+    # Without AMX bfloat16 is float32 with more work.
+    return [Precision.FLOAT32, *([Precision.BFLOAT16] if torch.cpu._is_amx_tile_supported() else [])]
 
 
 def measure_loading(bench: Bench) -> Iterator[Figure]:

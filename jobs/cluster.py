@@ -30,6 +30,7 @@ WORKER_ENVIRONMENT = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(4 << 30),
     "MALLOC_TOP_PAD_": str(128 << 20),
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",  # on huge pages, where the kernel has them
 }
 _PATIENCE_S = 10.0
 _GLANCE_S = 0.05

@@ -17,6 +17,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 import yaml
 
 from gsv_core.text.language_spans import LANGUAGES
+from gsv_core.training.precision import Precision
 from gsv_core.training.recipes import choose_recipe
 from pipelines.engines.choose import SPEAKER_VERIFIERS
 from pipelines.flow import FlowConfig
@@ -71,6 +72,8 @@ class TrainingConfig:
     recipe: str | None = None
     """`upstream` for GPT-SoVITS's own settings; without it the amount of speech decides."""
     seed: int = 0
+    precision: Precision = Precision.AUTO
+    """What is multiplied in: `auto`, `float32`, `bfloat16` (also for CPUs with AMX) or `float16` (loss scaled)."""
     semantic: dict[str, Any] = field(default_factory=dict)
     wave: dict[str, Any] = field(default_factory=dict)
     attempts: int = 2
@@ -99,7 +102,9 @@ class EvaluationConfig:
     utterances: int = 2
     """Held-out Utterances spoken by each pair; where none is held out, that many fixed sentences."""
     sentences: int = 1
-    """Fixed sentences of the language spoken by each pair beside them; versions of a voice are compared on these."""
+    """Fixed sentences of the language spoken by each pair beside them."""
+    common: int = 5
+    """Fixed sentences that the chosen pair says in all; two versions of a voice are compared on what both have said."""
     prompts: int = 2
     """Prompt candidates that the chosen pair tries; 0 takes the best recording as it is."""
     likeness: str | None = None
@@ -109,10 +114,9 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         if self.utterances < 1:
             raise ValueError(f"evaluation.utterances must be at least 1, got {self.utterances}")
-        if self.sentences < 0 or self.prompts < 0:
-            raise ValueError(
-                f"evaluation.sentences and prompts must not be negative, got {self.sentences} and {self.prompts}"
-            )
+        for name in ("sentences", "common", "prompts"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"evaluation.{name} must not be negative, got {getattr(self, name)}")
         if self.likeness is not None and self.likeness not in SPEAKER_VERIFIERS:
             known = ", ".join(SPEAKER_VERIFIERS)
             raise ValueError(f"evaluation.likeness is {self.likeness!r}, expected one of {known}")
@@ -153,7 +157,7 @@ class RegistryConfig:
     experiment: str | None = None
     require_consent: bool = False
     sentences_at_saves: int = 1
-    """How many of the fixed sentences of its language a voice says at each save of its training, to be heard."""
+    """How many of the fixed sentences of its language a voice says at each save of SoVITS, to be heard."""
     promote: str = "manual"
     """`auto`: a new version becomes champion by itself where it passes the gate; `manual`: by `gsv promote` alone."""
     gate: GateConfig = field(default_factory=GateConfig)

@@ -291,12 +291,24 @@ def finish_voice(plan: VoicePlan, results: Sequence[PairResult], config: JobConf
     if task.prompt is None or prompts.default.clip_id != task.prompt.clip_id:
         again = replace(task, prompt=prompts.default.row)
         final = PairResult(task=again, utterances=tuple(score_pair(again, models)))
+    more = common_sentences(plan, final, config)
+    common = score_pair(replace(final.task, sentences=more), models) if more else []
     write_prompts(Path(task.run_dir), prompts, examples)
     choose_timbre(Path(task.run_dir), task.wave)
     spent = plan.seconds + sum(result.seconds for result in results) + time.monotonic() - began
     shown = [final if result is best else result for result in results]
-    write_scores(plan, shown, models.names, config, best=final.task, seconds=spent)
+    write_scores(plan, shown, models.names, config, best=final.task, common=common, seconds=spent)
     return Finish(voice=task.voice)
+
+
+def common_sentences(plan: VoicePlan, said: PairResult, config: JobConfig) -> tuple[Sentence, ...]:
+    """The fixed sentences that versions are compared on and the chosen pair has not said yet.
+
+    It alone says them: the gate then finds them in the scores, and need not let two versions speak again.
+    """
+    known = {record["name"] for record in said.utterances}
+    fixed = fixed_sentences(plan.language)[: config.evaluation.common]
+    return tuple(sentence for sentence in fixed if sentence.name not in known)
 
 
 def score_pair(task: PairTask, models: Models) -> list[dict[str, Any]]:
@@ -410,9 +422,13 @@ def write_scores(
     config: JobConfig,
     *,
     best: PairTask,
+    common: Sequence[dict[str, Any]] = (),
     seconds: float,
 ) -> None:
-    """`scores.json`, the page about it, and `done.json` behind them; `best` is the chosen one among the results."""
+    """`scores.json`, the page about it, and `done.json` behind them; `best` is the chosen one among the results.
+
+    `common` are the records of what it alone said, for versions to be compared on; no mean counts them.
+    """
     run_dir = Path(plan.task.run_dir)
     summaries = [(result, _summary(result)) for result in sorted(results, key=_saved_in_order)]
     compared = {result.task.kind: summary for result, summary in summaries if result.task.kind != "pair"}
@@ -429,6 +445,7 @@ def write_scores(
         "ceiling": compared.get("ceiling"),
         "base": compared.get("base"),
         "best": {**{phase: getattr(best, phase) for phase in PHASES}, "rule": RULE},
+        "common": summarise(common)["utterances"],
         "prompt": best.prompt.clip_id if best.prompt else None,
     }
     write_json(run_dir / "scores.json", scores)

@@ -42,8 +42,8 @@ MEASURES = tuple(
 _FAULTS = {
     "silent": "silent",
     "long_pause": "a pause over 1 s",
-    "cut_beginning": "its beginning cut",
-    "cut_end": "its end cut",
+    "cut_beginning": "beginning cut off",
+    "cut_end": "end cut off",
     "repeated_words": "words said again",
     "looping_tokens": "tokens in a circle",
 }
@@ -87,7 +87,7 @@ def evaluation_page(run_dir: Path, run: Mapping[str, Any], scores: Mapping[str, 
     rows = _rows(scores)
     chosen = next(row for row in rows if row.css == "chosen")
     prompts = _prompts(run_dir)
-    heard = _listen(run_dir, rows, [sample for _, sample in prompts])
+    heard = _listen(run_dir, rows, scores.get("common") or [], [sample for _, sample in prompts])
     environment = environment_of()
     return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
         run=run,
@@ -177,13 +177,20 @@ def _candidates(run_dir: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-def _listen(run_dir: Path, rows: Sequence[Row], prompts: Sequence[AudioSample]) -> _Audio:
-    """Each sentence by the recording, the chosen pair and the base; by the other pairs as far as there is room."""
+def _listen(
+    run_dir: Path, rows: Sequence[Row], common: Sequence[Mapping[str, Any]], prompts: Sequence[AudioSample]
+) -> _Audio:
+    """Each sentence by the recording, the chosen pair and the base; by the other pairs as far as there is room.
+
+    Those in `common` were said by the chosen pair alone.
+    """
     first: list[Heard] = []
     others: list[Heard] = []
     for row in sorted(rows, key=lambda row: ("ceiling", "chosen", "base", "pair").index(row.css)):
         for record in row.record["utterances"]:
             (others if row.css == "pair" else first).append(Heard(row=row, record=record))
+    chosen = next(row for row in rows if row.css == "chosen")
+    first += [Heard(row=chosen, record=record) for record in common]
     spoken = [entry for entry in (*first, *others) if _path(run_dir, entry) is not None]
     samples = [*prompts, *(_sample(run_dir, entry) for entry in spoken)]
     fitting = within_budget(samples, _AUDIO_BYTES)
@@ -194,11 +201,11 @@ def _listen(run_dir: Path, rows: Sequence[Row], prompts: Sequence[AudioSample]) 
             if entry.record["name"] == record["name"]:
                 yield Heard(row=entry.row, record=entry.record, audio=audio.get(id(entry.record)))
 
-    chosen = next(row for row in rows if row.css == "chosen")
     return _Audio(
         prompts=list(fitting[: len(prompts)]),
         sentences=[
-            (record, list(of(record, first)), list(of(record, others))) for record in chosen.record["utterances"]
+            (record, list(of(record, first)), list(of(record, others)))
+            for record in (*chosen.record["utterances"], *common)
         ],
     )
 

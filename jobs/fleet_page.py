@@ -96,6 +96,16 @@ class Fleet:
     """Why champions are not known, where the registry could not be asked."""
 
     @property
+    def moved(self) -> list[tuple[Champion, str]]:
+        """The moves, each with its aliases: that of the release and that of all mostly move together."""
+        together: dict[tuple[Any, ...], list[Champion]] = {}
+        for entry in self.moves:
+            move = entry.move
+            same = (entry.voice, move.before, move.after, move.kind, move.why, move.when[:16])
+            together.setdefault(same, []).append(entry)
+        return [(entries[0], ", ".join(sorted(entry.move.alias for entry in entries))) for entries in together.values()]
+
+    @property
     def costs(self) -> dict[str, float]:
         return {name: sum(voice.cost.get(name, 0.0) for voice in self.voices) for name in _COSTS}
 

@@ -4,6 +4,7 @@ import json
 import logging
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,17 +13,20 @@ from gsv_core.checkpoints.weights import write_json
 from jobs.cluster import Cluster
 from jobs.config import JobConfig
 from jobs.evaluate import evaluate_runs, is_evaluated
+from jobs.evaluation_page import FILE_NAME as EVALUATION_NAME
 from jobs.fleet import train_fleet
 from jobs.prepare import Prepared, PreparedVoice, left_out, open_prepared, prepare
 from jobs.progress import Progress
 from jobs.report import report, report_runs
+from jobs.run_folder import HALVES, RunFolder, numbers_of
+from jobs.scoring import likeness_engine
 from jobs.select import left_out_by_selection, wanted_of
 from jobs.telemetry import address_of
 from jobs.tracking import without_password
 from jobs.train import VoiceTask, is_trained, plan_run
 from jobs.worker_group import Budget, FleetSettings
 from jobs.workspace import Workspace
-from pipelines.report.numbers import Outcome, record_outcomes
+from pipelines.report.numbers import Outcome, record_outcomes, save_name
 from pipelines.selection import Selection, select
 from pipelines.voice_card import VoiceCard
 
@@ -62,6 +66,9 @@ class Summary:
     report: str
     tracking_uri: str
     engines: dict[str, str]
+    """What measured the scores."""
+    likeness_independent: bool
+    """Whether likeness is measured by another engine than the one that screened the clips."""
     speech: str | None
     seconds: float
     did_nothing: bool
@@ -147,12 +154,36 @@ def run_step(
         {
             "voice": task.voice,
             "run_id": task.run_id,
-            "outcome": failures.get(task.voice) or ("done" if task.voice in finished else before),
+            "outcome": failures.get(task.voice) or (_made(step, task, registrar) if task.voice in finished else before),
             "failed": task.voice in failures,
+            **(_measured(Path(task.run_dir)) if step == "evaluate" and task.voice in finished else {}),
         }
         for task in chosen
     ]
     return sorted([*lines, *too_little], key=lambda line: str(line["voice"]))
+
+
+def _made(step: str, task: VoiceTask, registrar: "Registrar") -> str:
+    """What a step that is done came to, in a word or two."""
+    version = registrar.registered(task) if step == "register" else None
+    return f"{version['name']} v{version['version']}" if version else "done"
+
+
+def _measured(run_dir: Path) -> dict[str, Any]:
+    """The scores of every pair of a run, of the base and of the recordings, and the page about them."""
+    folder = RunFolder.read(run_dir)
+    pairs = [{"what": pair_name(pair), **numbers_of(pair)} for pair in folder.scores["pairs"]]
+    beside = {"base, untuned": folder.scores.get("base"), "recordings": folder.scores.get("ceiling")}
+    return {
+        "chosen": pair_name(folder.scores["best"]),
+        "scores": [*pairs, *({"what": name, **numbers_of(record)} for name, record in beside.items() if record)],
+        "page": str(run_dir / EVALUATION_NAME),
+    }
+
+
+def pair_name(pair: Mapping[str, Any]) -> str:
+    """`GPT 60 + SoVITS 80`: what was saved after how many steps."""
+    return " + ".join(save_name(str(pair[half])) for half in HALVES)
 
 
 def choose(
@@ -385,9 +416,10 @@ def summarise(
         tracking_uri=registrar.place,
         engines={
             "recogniser": engines.recogniser,
-            "speaker_verifier": engines.speaker_verifier,
+            "speaker_verifier": likeness_engine(engines, config.evaluation.likeness),
             "quality": engines.quality,
         },
+        likeness_independent=likeness_engine(engines, config.evaluation.likeness) != engines.speaker_verifier,
         speech=prepared.base.spec.note,
         seconds=round(seconds, 1),
         did_nothing=did_nothing,

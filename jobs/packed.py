@@ -16,7 +16,7 @@ from gsv_core.training.adapter_loop import fill_seats
 from gsv_core.training.adapter_trainer import Pack, Seat, packable
 from gsv_core.training.schedules import PhasePlan
 from jobs.train import Step, VoiceTask, train_voice, trainer_class
-from jobs.training_cost import Measured
+from jobs.training_cost import Measured, SharedClock
 
 logger = logging.getLogger(__name__)
 
@@ -49,21 +49,24 @@ def train_packed(
     more.
     """
     outcomes: list[Outcome] = []
+    clock = SharedClock()
 
     def train(seat: Seat, task: VoiceTask) -> None:
         outcome = Outcome(task=task)
         try:
-            outcome.finished = train_voice(
-                # Each is told of its share of the memory.
-                replace(task, memory_bytes=task.memory_bytes and task.memory_bytes // seats),
-                base,
-                device=device,
-                on_note=on_note,
-                on_step=on_step,
-                on_measured=outcome.measured.append,
-                should_stop=should_stop,
-                trainers=partial(_trainers, seat),
-            )
+            with clock.in_hand():
+                outcome.finished = train_voice(
+                    # Each is told of its share of the memory.
+                    replace(task, memory_bytes=task.memory_bytes and task.memory_bytes // seats),
+                    base,
+                    device=device,
+                    on_note=on_note,
+                    on_step=on_step,
+                    on_measured=outcome.measured.append,
+                    should_stop=should_stop,
+                    trainers=partial(_trainers, seat),
+                    clock=clock,
+                )
         except Exception as error:  # one voice must not stop the others; the caller reports it
             logger.exception("voice %s failed", task.voice)
             outcome.error = error

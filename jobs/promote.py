@@ -20,6 +20,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from gsv_core.checkpoints.hub import file_digest
 from gsv_core.checkpoints.releases import Release
 from gsv_core.features import RATE_HZ
@@ -63,7 +65,7 @@ class Comparison:
     def __str__(self) -> str:
         return (
             f"{self.measure.replace('_', ' ')} {self.candidate:.3f} against {self.champion:.3f} on {self.sentences} "
-            f"sentences: worse by {self.worse_by:+.3f}, at most {self.worse_by_at_most:+.3f}, allowed {self.allowed:+g}"
+            f"sentences: {_by(self.worse_by)}, at worst {_by(self.worse_by_at_most)}; allowed is {_by(self.allowed)}"
         )
 
 
@@ -246,17 +248,18 @@ def compare(candidate: Spoken, champion: Spoken, gate: GateConfig, measures: Seq
 
 
 def spoken_of(scores: Mapping[str, Any]) -> dict[tuple[str, str], dict[str, float]]:
-    """What the chosen pair said, by `scores.json`; held-out texts go by the clip they are of."""
+    """What the chosen pair said, by `scores.json`, alone or like the others; held-out texts go by their clip."""
     best = scores["best"]
     pairs = (pair for pair in scores["pairs"] if all(pair[half] == best[half] for half in HALVES))
     pair: dict[str, Any] = next(pairs, {})
+    said = [*(pair.get("utterances") or []), *(scores.get("common") or [])]
     return {
         (str(entry.get("name") or entry.get("clip_id")), str(entry["text"])): {
             measure: float(value)
             for measure in HIGHER_IS_BETTER
             if (value := entry.get("numbers", entry).get(measure)) is not None
         }
-        for entry in pair.get("utterances") or []
+        for entry in said
     }
 
 
@@ -360,24 +363,35 @@ def _compare_anew(
     measures: Sequence[str],
 ) -> list[Comparison]:
     """Let both versions say the fixed sentences of the voice's language, and measure them with the engines here."""
-    from jobs.scoring import fixed_sentences, likeness_engine, load_models, score_version
+    from jobs.scoring import Models, fixed_sentences, likeness_engine, load_models, score_version
 
-    likeness = likeness_engine(config.flow.engines)
-    engines = config.flow.engines
+    flow = config.flow
+    likeness = likeness_engine(flow.engines, config.evaluation.likeness)
     spoken: list[Spoken] = []
-    centre = None
+    loaded: dict[Release, Models] = {}
     with registry.files_of(champion) as old, registry.files_of(candidate) as new:
-        for folder in (old, new):
-            description = json.loads((folder / "voice.json").read_text(encoding="utf-8"))
-            language = json.loads((folder / "prompt.json").read_text(encoding="utf-8"))["language"]
-            release, base = Release(description["release"]), config.flow.base_folder
-            models = load_models(engines, release, base, config.flow.polyphones, likeness=likeness)
-            if centre is None:
-                centre = models.verifier.embed(Prompt.load(folder).wave.numpy(), RATE_HZ)
-            records = score_version(folder, fixed_sentences(language), models, centre=centre)
+        prompts = [Prompt.load(folder) for folder in (old, new)]
+        for folder, prompt in zip((old, new), prompts, strict=True):
+            release = Release(json.loads((folder / "voice.json").read_text(encoding="utf-8"))["release"])
+            if release not in loaded:
+                loaded[release] = load_models(
+                    flow.engines, release, flow.base_folder, flow.polyphones, likeness=likeness
+                )
+            models = loaded[release]
+            # Both Prompts show the voice; the champion's alone would favour the champion.
+            centre = np.mean([models.verifier.embed(shown.wave.numpy(), RATE_HZ) for shown in prompts], axis=0)
+            records = score_version(
+                folder, fixed_sentences(prompt.language), models, seed=config.evaluation.seed, centre=centre
+            )
             pair: dict[str, Any] = dict.fromkeys(HALVES)
             spoken.append(spoken_of({"best": pair, "pairs": [{**pair, "utterances": records}]}))
     return compare(spoken[1], spoken[0], config.registry.gate, measures)
+
+
+def _by(worse: float) -> str:
+    """`worse by 0.012`, `better by 0.3`, `equal`: to three digits after the point."""
+    rounded = round(worse, 3)
+    return f"{'worse' if rounded > 0 else 'better'} by {abs(rounded):g}" if rounded else "equal"
 
 
 def _move(registry: Registry, candidate: RegisteredVersion, verdict: Verdict, reason: str | None) -> None:

@@ -1,11 +1,13 @@
 """Reproduce: what a registered version was made of, which of it is here, and the same training once more.
 
 A version's run says which selection of which corpus, base, recipe and seed trained it, by what code and on what kind of
-machine. The same of all gives the same weights, bit for bit, on a CPU with the same kernels; a GPU only comes near.
+machine. The same of all gives the same weights, bit for bit, on a CPU with the same kernels; a GPU only comes near, and
+so does a voice that shared its batches: trained again it sits in a pack alone, and its sums are rounded otherwise.
 """
 
 import io
 import json
+import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +17,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import torch
+from safetensors.torch import load_file
 
 from gsv_core.checkpoints.base import BaseModel, load_base
 from gsv_core.checkpoints.hub import file_digest
@@ -23,6 +26,7 @@ from gsv_core.training.recipes import Recipe
 from gsv_core.training.schedules import PhasePlan
 from gsv_core.training.updates import TRAINER_VERSION
 from jobs.config import JobConfig
+from jobs.packed import train_packed
 from jobs.run_folder import HALVES
 from jobs.telemetry import TelemetryPlan
 from jobs.tracking import ENVIRONMENT_NAME, RegisteredVersion, Registry, environment
@@ -30,6 +34,9 @@ from jobs.train import Step, VoiceTask, train_voice
 from jobs.workspace import Workspace
 from pipelines.rows import SelectionRow
 from pipelines.stage import digest_of
+
+PACKED_DISTANCE = 0.05
+"""How far, by `Again.distances`, the weights of a voice that shared its batches may be from those trained again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +72,26 @@ class Provenance:
     def can_run(self) -> bool:
         return all(need.met for need in self.needs if need.decides)
 
+    @property
+    def packed(self) -> bool:
+        """It shared its batches with other voices."""
+        return bool(self.record.get("packed"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Again:
+    """What a second training gave."""
+
+    weights: dict[str, str]
+    """Half → digest of its file."""
+    distances: dict[str, float]
+    """Half → how far its tensors are from the registered ones, by the norm of these; that of the farthest."""
+
+    def confirms(self, found: Provenance) -> bool:
+        """Whether it is the registered version again: the same bytes, or near where it shared its batches."""
+        near = found.packed and max(self.distances.values()) <= PACKED_DISTANCE
+        return near or self.weights == found.weights
+
 
 def provenance(
     registry: Registry, version: RegisteredVersion, voice: str, workspace: Workspace, config: JobConfig
@@ -97,12 +124,13 @@ def provenance(
 
 def train_again(
     found: Provenance,
+    registered: Path,
     workspace: Workspace,
     config: JobConfig,
     *,
     on_step: Callable[[Step], None] = lambda _: None,
-) -> dict[str, str]:
-    """Train it again, on one thread of this CPU; the digests of the two files that were registered.
+) -> Again:
+    """Train it again, on one thread of this CPU, and compare with the files in `registered`.
 
     Raises:
         ValueError: something that decides is not here.
@@ -123,11 +151,31 @@ def train_again(
         record=found.record,
         telemetry=TelemetryPlan(sentences=0),
     )
+    base = _base(found.record, config)
     with _one_thread():
-        train_voice(task, _base(found.record, config), on_step=on_step)
-    digests = {half: file_digest(run_dir / "weights" / f"{name}.safetensors") for half, name in found.saves.items()}
+        if found.packed:
+            waiting = iter([task])
+            (outcome,) = train_packed(lambda: next(waiting, None), base, seats=1, on_step=on_step)
+            if outcome.error is not None:
+                raise outcome.error
+        else:
+            train_voice(task, base, on_step=on_step)
+    files = {half: run_dir / "weights" / f"{name}.safetensors" for half, name in found.saves.items()}
+    again = Again(
+        weights={half: file_digest(path) for half, path in files.items()},
+        distances={half: _distance(path, registered / f"{half}.safetensors") for half, path in files.items()},
+    )
     shutil.rmtree(run_dir)
-    return digests
+    return again
+
+
+def _distance(again: Path, registered: Path) -> float:
+    """The largest difference of a tensor, by the norm of the registered one; infinite where there are others."""
+    found, wanted = load_file(again), load_file(registered)
+    if found.keys() != wanted.keys():
+        return math.inf
+    norms = [(float((found[name] - one).norm()), float(one.norm())) for name, one in wanted.items()]
+    return max((difference / max(norm, 1e-30) for difference, norm in norms), default=0.0)
 
 
 def read_selection(workspace: Workspace, voice: str, digest: str) -> tuple[SelectionRow, ...] | None:

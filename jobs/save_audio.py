@@ -1,6 +1,7 @@
 """What a voice sounds like at each save of its training: the fixed sentences of its language, as WAV files to hear.
 
-A save of the first half is heard with the base's second half, a save of the second half with the newest first half.
+The saves of SoVITS are heard, each with the newest GPT: that is trained before, and changes no timbre. Only where
+SoVITS does not train are those of GPT, with the base's second half.
 """
 
 import logging
@@ -18,8 +19,8 @@ from gsv_core.training.loop import Save
 logger = logging.getLogger(__name__)
 
 FOLDER = "audio/at_saves"
-_SAMPLING = Sampling(longest_tokens=150)
-"""Six seconds for a piece of a sentence: weights that have not learnt to end would else talk for a minute."""
+_SAMPLING = Sampling(longest_tokens=100)
+"""Four seconds for a piece of a sentence: weights that have not learnt to end would else talk for a minute."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,10 +32,15 @@ class SaveAudio:
     prompt: Prompt
     language: str
     sentences: int
+    phase: str = "wave"
+    """Whose saves are heard."""
 
     def speak(self, save: Save) -> dict[str, bytes]:
-        """File name → WAV bytes of each sentence; nothing where the weights cannot speak yet."""
+        """File name → WAV bytes of each sentence; nothing where weights cannot speak yet, or are not to be heard."""
         from jobs.scoring import fixed_sentences
+
+        if save.phase != self.phase:
+            return {}
 
         newest = {half: max(self.weights.glob(f"{half}-s*.safetensors"), default=None) for half in ("semantic", "wave")}
         newest[save.phase] = self.weights / f"{save.phase}-s{save.step:06d}.safetensors"

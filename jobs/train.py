@@ -25,8 +25,9 @@ from gsv_core.training.loop import FitResult, Record, Save, Trainer, fit
 from gsv_core.training.mel_trainer import MelTrainer
 from gsv_core.training.memory import fit_to, free_memory
 from gsv_core.training.parallel import Reducer
+from gsv_core.training.precision import resolved
 from gsv_core.training.recipes import Recipe, choose_recipe
-from gsv_core.training.schedules import MEMORY_FIELDS, PhasePlan
+from gsv_core.training.schedules import PhasePlan
 from gsv_core.training.semantic_trainer import SemanticTrainer
 from gsv_core.training.updates import TRAINER_VERSION
 from gsv_core.training.wave_trainer import WaveTrainer
@@ -99,11 +100,15 @@ def plan_run(
     """
     seconds = selection.seconds("train")
     training = config.training
+    precision = training.precision
+    if not config.cluster.gpus_per_worker:
+        precision = resolved(precision, torch.device("cpu"))
     recipe = choose_recipe(
         seconds,
         base.release,
         name=training.recipe,
         seed=training.seed,
+        precision=precision,
         semantic=training.semantic,
         wave=training.wave,
     )
@@ -157,10 +162,7 @@ def _identity_of(record: dict[str, Any], recipe: Recipe, workers: int) -> dict[s
     Several workers sum in another order than one, so that their number counts; so do voices that share a batch.
     """
     keys = ("voice", "base_digest", "selection_digest", "seed", "trainer_version")
-    plans = {
-        phase: {name: value for name, value in getattr(recipe, phase).record().items() if name not in MEMORY_FIELDS}
-        for phase in PHASES
-    }
+    plans = {phase: getattr(recipe, phase).decisive() for phase in PHASES}
     packed = {"packed": True} if record.get("packed") else {}
     return {key: record[key] for key in keys} | plans | packed | ({"workers": workers} if workers > 1 else {})
 
@@ -189,11 +191,13 @@ def train_voice(
     on_note: Callable[[str], None] = lambda _: None,
     should_stop: Callable[[], bool] = lambda: False,
     trainers: Callable[[BaseModel, str], Callable[..., Any]] | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> bool:
     """Train both phases of one voice, going on from whatever its run folder holds. False: stopped before the end.
 
     With a `reducer` several processes call this for the same voice, each taking its part of every batch; rank 0 writes.
-    `on_note` is told what people should know of the training, in a line. `trainers` takes the place of `trainer_class`.
+    `on_note` is told what people should know of the training, in a line. `trainers` takes the place of `trainer_class`,
+    `clock` counts the seconds that the training costs.
 
     Raises:
         ValueError: the corpus is damaged, or belongs to another base; or not even one clip fits into the memory.
@@ -210,7 +214,7 @@ def train_voice(
         reducer.total([0.0])  # the others wait for what the first one fetches
     if is_trained(task):
         return True
-    hooks = _Hooks(on_step, on_measured, on_note, should_stop, trainers or trainer_class)
+    hooks = _Hooks(on_step, on_measured, on_note, should_stop, trainers or trainer_class, clock)
     with mirror.kept() if mirror else nullcontext():
         return _train(task, base, device, reducer, hooks)
 
@@ -224,16 +228,17 @@ class _Hooks:
     on_note: Callable[[str], None]
     should_stop: Callable[[], bool]
     trainers: Callable[[BaseModel, str], Callable[..., Any]]
+    clock: Callable[[], float]
 
 
 def _train(task: VoiceTask, base: BaseModel, device: str, reducer: Reducer | None, hooks: _Hooks) -> bool:
-    started = time.monotonic()
+    started = hooks.clock()
     run_dir = Path(task.run_dir)
     writes = reducer is None or reducer.rank == 0
     data = _read(task, base)
     if writes:
         write_json(run_dir / "run.json", task.record)
-    watch = Stopwatch()
+    watch = Stopwatch(hooks.clock)
     records: list[Record] = []
     with _telemetry(task, data, device) if writes else nullcontext() as telemetry:
         for phase in PHASES:
@@ -250,10 +255,10 @@ def _train(task: VoiceTask, base: BaseModel, device: str, reducer: Reducer | Non
                 _write_curves(run_dir, records)
             if not result.finished:
                 if writes:
-                    _add_cost(task, time.monotonic() - started, device, watch)
+                    _add_cost(task, hooks.clock() - started, device, watch)
                 return False
         if telemetry:
-            _finish(task, data, time.monotonic() - started, device, watch)
+            _finish(task, data, hooks.clock() - started, device, watch)
             telemetry.finished = True
     return True
 
@@ -322,6 +327,7 @@ def _audio_at_saves(task: VoiceTask, data: "_Data", base: BaseModel) -> SaveAudi
         prompt=prompt,
         language=prompt.language,
         sentences=task.telemetry.sentences,
+        phase="wave" if task.recipe.wave.steps else "semantic",
     )
 
 
@@ -359,7 +365,7 @@ def _train_phase(
     """One phase, from where its checkpoint stands."""
     run_dir, phase, plan = Path(task.run_dir), trainer.phase, trainer.plan
     before = 0 if phase == PHASES[0] else task.recipe.semantic.steps
-    started, first = time.monotonic(), None
+    started, first = hooks.clock(), None
 
     def note(record: Record) -> None:
         nonlocal first
@@ -384,7 +390,7 @@ def _train_phase(
         share = (result.steps - first + 1) / plan.steps
         key = rate_key(task.record["release"], phase, plan, device)
         work = work_of(plan, task.rows, phase) * share
-        hooks.on_measured(Measured(key=key, seconds=time.monotonic() - started, work=work))
+        hooks.on_measured(Measured(key=key, seconds=hooks.clock() - started, work=work))
     return result
 
 
@@ -403,8 +409,9 @@ def _finish(task: VoiceTask, data: _Data, seconds: float, device: str, watch: "S
 class Stopwatch:
     """Where a trainer's time goes: in its steps, in making batches of clips, and in listening to held-out clips."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
+        self._clock = clock
         self._running = False
 
     def time(self, trainer: Trainer) -> None:
@@ -416,11 +423,11 @@ class Stopwatch:
         def timed(*arguments: Any, **named: Any) -> Any:
             if self._running:  # one of them calls another: that is the first one's time
                 return call(*arguments, **named)
-            started, self._running = time.monotonic(), True
+            started, self._running = self._clock(), True
             try:
                 return call(*arguments, **named)
             finally:
-                self.seconds[name] += time.monotonic() - started
+                self.seconds[name] += self._clock() - started
                 self._running = False
 
         return timed

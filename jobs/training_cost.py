@@ -3,17 +3,22 @@
 Work is counted in seconds of speech that go forward and backward through a network: steps times what is in a batch,
 and a third of that for held-out clips, which only go forward. A rate is seconds of a worker per second of speech; it
 depends on release, phase, what trains and the kind of device, and is measured on every voice that is trained
-(`<workspace>/training_rates.json`). Until then it is what 2 CPU cores took.
+(`<workspace>/training_rates.json`). Until then it is what 2 CPU cores took. Voices that a worker trains at once share
+its seconds, so that costs and rates of all add up to the time that it took.
 """
 
 import heapq
 import json
-from collections.abc import Iterable, Mapping
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from gsv_core.checkpoints.releases import Release
 from gsv_core.checkpoints.weights import write_json
+from gsv_core.training.precision import Precision
 from gsv_core.training.schedules import PhasePlan
 from pipelines.rows import RATE_HZ, SelectionRow
 
@@ -58,7 +63,42 @@ class Measured:
 
 def rate_key(release: Release | str, phase: str, plan: PhasePlan, device: str) -> str:
     """What a rate holds for; `device` as torch writes it."""
-    return f"{release}/{phase}/{plan.trains}/{device.partition(':')[0]}"
+    precision = "" if plan.precision is Precision.FLOAT32 else f"/{plan.precision}"
+    return f"{release}/{phase}/{plan.trains}/{device.partition(':')[0]}{precision}"
+
+
+class SharedClock:
+    """A worker's seconds as voices count them that it trains at once: with n in hand, each second is 1/n for each."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._turn = threading.Lock()
+        self._voices = 0
+        self._counted, self._at = 0.0, clock()
+
+    def __call__(self) -> float:
+        with self._turn:
+            return self._count()
+
+    @contextmanager
+    def in_hand(self) -> Iterator[None]:
+        """One voice more inside the block."""
+        self._change(1)
+        try:
+            yield
+        finally:
+            self._change(-1)
+
+    def _change(self, voices: int) -> None:
+        with self._turn:
+            self._count()
+            self._voices += voices
+
+    def _count(self) -> float:
+        now = self._clock()
+        self._counted += (now - self._at) / max(1, self._voices)
+        self._at = now
+        return self._counted
 
 
 class Rates:

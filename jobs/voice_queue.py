@@ -146,8 +146,11 @@ class VoiceQueue:
         made = step.done - (first if first is not None else step.done)
         if made < step.total / 10 or voice not in self._state.working:
             return predicted
+        # Of voices that a worker trains at once each has a part of it; the prediction is in seconds of a whole one.
+        beside = sum(worker == self._state.working[voice] for worker in self._state.working.values())
+        pace = (time.monotonic() - began) / made / beside
         # The phases differ in speed, so that neither is believed alone.
-        return (predicted + (time.monotonic() - began) / made * (step.total - step.done)) / 2
+        return (predicted + pace * (step.total - step.done)) / 2
 
     def _put_back(self, voice: str) -> None:
         """Where its predicted cost places it: it is no more likely to fail than the others."""

@@ -8,7 +8,7 @@ arXiv:2311.03285). No tensor of the base is copied. Shapes: N rows, I inputs, O 
 """
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
@@ -45,7 +45,7 @@ class AdapterBank:
     """A network that computes the rows of several voices at once, each with its own adapters.
 
     `network` has the names and the frozen tensors of the base it was made of; call it as the base is called, after
-    `seat` has said whose rows are whose.
+    `seat` has said whose rows are whose, and take `gradients` of what comes out.
     """
 
     def __init__(self, base: nn.Module, device: torch.device) -> None:
@@ -54,21 +54,24 @@ class AdapterBank:
         self._tensors = dict(chain(self.network.named_parameters(), self.network.named_buffers()))
         self._matrices: dict[str, _Matrix] = {}
         self._parts: dict[str, _OwnParts] = {}
+        self._vectors: dict[str, Tensor] = {}
         self._shares: tuple[Share, ...] = ()
-        self._voices: set[str] = set()
 
     @property
     def voices(self) -> frozenset[str]:
         """Who has joined and not left."""
-        return frozenset(self._voices)
+        return frozenset(self._vectors)
 
-    def join(self, voice: str, network: nn.Module) -> None:
+    def join(self, voice: str, network: nn.Module) -> Tensor:
         """Take what `network`, a copy of the base, trains as `voice`'s. Its frozen tensors become the bank's own.
+
+        Returns all that the voice trains as one vector, whose order is that of `gradients`. The network's parameters
+        are views of it from now on.
 
         Raises:
             ValueError: the voice is there already, or adapts or trains other parts than those that are.
         """
-        if voice in self._voices:
+        if voice in self._vectors:
             raise ValueError(f"voice {voice} is in this bank already; a voice trains once at a time")
         factors, parts = dict(_factors_of(network)), dict(_trained_parts(network))
         known = self._matrices.keys() | self._parts.keys()
@@ -85,23 +88,64 @@ class AdapterBank:
         for name, part in parts.items():
             self._parts[name].own[voice] = part
         _share_frozen(network, self._tensors)
-        self._voices.add(voice)
+        self._vectors[voice] = _one_vector([*self._adapters_of(voice), *self._parameters_of(voice)])
+        return self._vectors[voice]
 
     def leave(self, voice: str) -> None:
         """Forget what is `voice`'s."""
-        self._voices.discard(voice)
+        self._vectors.pop(voice, None)
         for matrix in self._matrices.values():
             matrix.factors.pop(voice, None)
         for part in self._parts.values():
             part.own.pop(voice, None)
 
     def seat(self, shares: Sequence[Share]) -> None:
-        """Say whose rows are whose in the batches to come, in the order in which they lie."""
-        strangers = sorted({share.voice for share in shares} - self._voices)
+        """Say whose rows are whose in the batches to come, in the order in which they lie.
+
+        The adapters of these voices, of one rank, are copied side by side as they are now.
+        """
+        strangers = sorted({share.voice for share in shares} - self._vectors.keys())
         assert not strangers, f"{strangers} never joined the bank"
         self._shares = tuple(shares)
+        shapes = [tensor.shape for tensor in self._adapters_of(shares[0].voice)]
+        sizes = [shape.numel() for shape in shapes]
+        side_by_side = torch.stack([self._vectors[share.voice][: sum(sizes)] for share in shares])
+        stacks = [
+            own.unflatten(1, shape).requires_grad_()
+            for own, shape in zip(side_by_side.split(sizes, dim=1), shapes, strict=True)
+        ]
+        for matrix, down, up in zip(self._matrices.values(), stacks[::2], stacks[1::2], strict=True):
+            scalings = {matrix.factors[share.voice].scaling for share in shares}
+            assert len(scalings) == 1, "adapters that share a pass count alike"
+            matrix.stacked = Factors(down, up, *scalings)
 
-    def _build(self, matrices: Sequence[str] | Any, parts: Sequence[str] | Any) -> None:
+    def gradients(self, loss: Tensor) -> Tensor:
+        """The gradient of `loss`, a sum of what each voice has of its own, for what each trains: K vectors, (K, T).
+
+        In the order of `seat`; 0 where nothing depends on a parameter.
+        """
+        stacks = [one for matrix in self._matrices.values() for one in (matrix.stacked.down, matrix.stacked.up)]
+        own = [parameter for share in self._shares for parameter in self._parameters_of(share.voice)]
+        found = torch.autograd.grad(loss, [*stacks, *own], materialize_grads=True)
+        rows = [gradient.flatten(1) for gradient in found[: len(stacks)]]
+        if own:
+            whole = torch.cat([gradient.flatten() for gradient in found[len(stacks) :]])
+            rows.append(whole.unflatten(0, (len(self._shares), -1)))
+        return torch.cat(rows, dim=1)
+
+    def gradients_of(self, voice: str) -> Tensor:
+        """What backward passes of its own network left in the parameters of one voice: (T,)."""
+        trained = [*self._adapters_of(voice), *self._parameters_of(voice)]
+        return torch.cat([(torch.zeros_like(one) if one.grad is None else one.grad).flatten() for one in trained])
+
+    def _adapters_of(self, voice: str) -> list[Tensor]:
+        factors = [matrix.factors[voice] for matrix in self._matrices.values()]
+        return [tensor for own in factors for tensor in (own.down, own.up)]
+
+    def _parameters_of(self, voice: str) -> list[Tensor]:
+        return [parameter for part in self._parts.values() for parameter in part.own[voice].parameters()]
+
+    def _build(self, matrices: Collection[str], parts: Collection[str]) -> None:
         for name in matrices:
             owner_name, _, leaf = name.rpartition(".")
             owner = self.network.get_submodule(owner_name)
@@ -117,8 +161,20 @@ class AdapterBank:
         return self._shares
 
 
+@torch.no_grad()
+def _one_vector(parameters: Sequence[Tensor]) -> Tensor:
+    """Their values one behind the other, where they lie themselves from now on."""
+    vector = torch.cat([parameter.flatten() for parameter in parameters])
+    for parameter, own in zip(parameters, vector.split([one.numel() for one in parameters]), strict=True):
+        parameter.data = own.view_as(parameter)
+    return vector
+
+
 class _Matrix:
     """Stands where a frozen matrix (O, I) stood: a product with it is the sum of the matrix's and each voice's own."""
+
+    stacked: Factors
+    """Of the voices that sit, one behind the other: (K, R, I) and (K, O, R)."""
 
     def __init__(self, weight: Tensor, seated: Callable[[], tuple[Share, ...]]) -> None:
         self.weight = weight
@@ -142,20 +198,16 @@ class _Matrix:
         """(.., I) -> (.., O), the first axis that of rows, or of columns where there are two axes."""
         shares = self._seated()
         counts = tuple(one.columns if x.ndim == 2 else one.rows * x.shape[1] for one in shares)
-        own = [self.factors[share.voice] for share in shares]
-        scaling = own[0].scaling
-        assert all(one.scaling == scaling for one in own), "adapters that share a pass count alike"
         flat = x.reshape(-1, x.shape[-1])
         assert sum(counts) == len(flat), f"seats for {sum(counts)} rows, a batch of {len(flat)}"
-        factors = [one.down for one in own] + [one.up for one in own]
-        added: Tensor = _SumOfProducts.apply(flat, self.weight, bias, counts, scaling, *factors)
+        added: Tensor = _SumOfProducts.apply(flat, self.weight, bias, _blocks(counts, x.device), *self.stacked)
         return added if x.ndim == 2 else added.unflatten(0, x.shape[:-1])
 
 
 class _SumOfProducts(torch.autograd.Function):
     """x W^T + b, and on the rows of each voice scaling x A^T B^T: (N, I) -> (N, O). No gradient for W and b.
 
-    One step of the graph for all voices; nothing as large as W is ever formed.
+    One step of the graph and one product for all voices; nothing as large as W is ever formed.
     """
 
     @staticmethod
@@ -164,138 +216,83 @@ class _SumOfProducts(torch.autograd.Function):
         x: Tensor,
         weight: Tensor,
         bias: Tensor | None,
-        counts: tuple[int, ...],
+        blocks: "_Blocks",
+        down: Tensor,
+        up: Tensor,
         scaling: float,
-        *factors: Tensor,
     ) -> Tensor:
         kind = x.device.type
-        ctx.counts, ctx.scaling, ctx.dtype = counts, scaling, factors[0].dtype
+        ctx.blocks, ctx.scaling, ctx.dtype = blocks, scaling, down.dtype
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
         with torch.autocast(kind, enabled=False):
             x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
-            factors = tuple(factor.to(dtype) for factor in factors)
+            down, up = down.to(dtype), up.to(dtype)
             out = functional.linear(x, weight, bias)
-            add = _add_in_blocks if _prefers_blocks(x.device) else _add_by_voice
-            inner = add(out, x, factors[: len(counts)], factors[len(counts) :], counts, scaling)
-        ctx.save_for_backward(x, weight, inner, *factors)
+            inner = _scaled(blocks.spread(x) @ down.mT, scaling)
+            blocks.add(out, inner, up.mT)
+        ctx.save_for_backward(x, weight, inner, down, up)
         return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
-        x, weight, inner, *factors = ctx.saved_tensors
+        x, weight, inner, down, up = ctx.saved_tensors
+        blocks = ctx.blocks
         gradient = gradients[0].to(x.dtype)
-        into = gradient @ weight if ctx.needs_input_grad[0] else None
-        voices = len(ctx.counts)
-        take = _gradients_in_blocks if _prefers_blocks(x.device) else _gradients_by_voice
-        given = (factors[:voices], factors[voices:], ctx.counts, ctx.scaling)
-        found = take(into, gradient, x, inner, *given)
-        return into, None, None, None, None, *(one.to(ctx.dtype) for one in found)
+        above = blocks.spread_with_zeros(gradient)
+        middle = _scaled(above @ up, ctx.scaling)
+        into = None
+        if ctx.needs_input_grad[0]:
+            into = gradient @ weight
+            blocks.add(into, middle, down)
+        of_down, of_up = middle.mT @ blocks.spread(x), above.mT @ inner
+        return into, None, None, None, of_down.to(ctx.dtype), of_up.to(ctx.dtype), None
 
 
-def _prefers_blocks(device: torch.device) -> bool:
-    """A kernel for all voices where launching one is dear; a CPU rather saves the copies."""
-    return device.type != "cpu"
-
-
-def _add_by_voice(
-    out: Tensor,
-    x: Tensor,
-    downs: Sequence[Tensor],
-    ups: Sequence[Tensor],
-    counts: tuple[int, ...],
-    scaling: float,
-) -> Tensor:
-    """Add to `out` (N, O) what each voice adds to its rows of `x` (N, I); the products x A^T, (N, R)."""
-    inner = []
-    for rows, added, down, up in zip(x.split(counts), out.split(counts), downs, ups, strict=True):
-        inner.append(rows @ down.T)
-        added.addmm_(inner[-1], up.T, alpha=scaling)
-    return torch.cat(inner)
-
-
-def _gradients_by_voice(
-    into: Tensor | None,
-    gradient: Tensor,
-    x: Tensor,
-    inner: Tensor,
-    downs: Sequence[Tensor],
-    ups: Sequence[Tensor],
-    counts: tuple[int, ...],
-    scaling: float,
-) -> list[Tensor]:
-    """The gradients of all A, then of all B; what flows into `x` is added to `into` (N, I)."""
-    of_downs, of_ups = [], []
-    split = (tensor.split(counts) for tensor in (gradient, x, inner))
-    ends = torch.tensor(counts).cumsum(0).tolist()
-    for above, rows, between, down, up, end in zip(*split, downs, ups, ends, strict=True):
-        middle = scaling * (above @ up)
-        of_downs.append(middle.T @ rows)
-        of_ups.append(scaling * (above.T @ between))
-        if into is not None:
-            into[end - len(rows) : end].addmm_(middle, down)
-    return [*of_downs, *of_ups]
-
-
-def _add_in_blocks(
-    out: Tensor,
-    x: Tensor,
-    downs: Sequence[Tensor],
-    ups: Sequence[Tensor],
-    counts: tuple[int, ...],
-    scaling: float,
-) -> Tensor:
-    """`_add_by_voice` in one product for all voices, (K, M, I) by (K, I, R)."""
-    blocks = _blocks(counts, x.device)
-    inner = blocks.spread(x) @ torch.stack(list(downs)).mT
-    out += blocks.gather(inner @ (scaling * torch.stack(list(ups)).mT))
-    return blocks.gather(inner)
-
-
-def _gradients_in_blocks(
-    into: Tensor | None,
-    gradient: Tensor,
-    x: Tensor,
-    inner: Tensor,
-    downs: Sequence[Tensor],
-    ups: Sequence[Tensor],
-    counts: tuple[int, ...],
-    scaling: float,
-) -> list[Tensor]:
-    """`_gradients_by_voice` in the same way."""
-    blocks = _blocks(counts, x.device)
-    above = blocks.spread(gradient)
-    middle = scaling * (above @ torch.stack(list(ups)))
-    if into is not None:
-        into += blocks.gather(middle @ torch.stack(list(downs)))
-    of_downs, of_ups = middle.mT @ blocks.spread(x), scaling * (above.mT @ blocks.spread(inner))
-    return [*of_downs.unbind(), *of_ups.unbind()]
+def _scaled(x: Tensor, scaling: float) -> Tensor:
+    return x if scaling == 1 else x * scaling
 
 
 @dataclass(frozen=True)
 class _Blocks:
-    """Rows of K voices one behind the other, as a block per voice with zeros behind: (N, D) <-> (K, M, D)."""
+    """Rows of K voices one behind the other, as a block per voice: (N, D) <-> (K, M, D).
 
-    counts: tuple[int, ...]
-    back: Tensor | None
-    """(N,) int64 into K x M; None where all voices have as many rows, so that nothing needs to move"""
+    What fills a block to M rows are rows of the same voice again, so that no voice meets another's numbers.
+    """
+
+    voices: int
+    places: tuple[Tensor, Tensor] | None
+    """(K x M,) int64 into N rows, and (N,) the way back; None where all voices have as many rows: nothing moves"""
 
     def spread(self, x: Tensor) -> Tensor:
-        if self.back is None:
-            return x.unflatten(0, (len(self.counts), -1))
-        return nn.utils.rnn.pad_sequence(list(x.split(self.counts)), batch_first=True)
+        if self.places is not None:
+            x = x.index_select(0, self.places[0])
+        return x.unflatten(0, (self.voices, -1))
 
-    def gather(self, x: Tensor) -> Tensor:
-        x = x.flatten(0, 1)
-        return x if self.back is None else x.index_select(0, self.back)
+    def spread_with_zeros(self, x: Tensor) -> Tensor:
+        """The same with zeros where `spread` repeats rows: what then sums over a block counts each row once."""
+        if self.places is not None:
+            there, back = self.places
+            x = x.new_zeros(len(there), x.shape[1]).index_copy_(0, back, x)
+        return x.unflatten(0, (self.voices, -1))
+
+    def add(self, out: Tensor, blocks: Tensor, matrices: Tensor) -> None:
+        """Add the products of `blocks` (K, M, D) and `matrices` (K, D, O) to the rows of `out` (N, O), in place."""
+        if self.places is None:
+            out.unflatten(0, (self.voices, -1)).baddbmm_(blocks, matrices)
+        else:
+            out += (blocks @ matrices).flatten(0, 1).index_select(0, self.places[1])
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=64)
 def _blocks(counts: tuple[int, ...], device: torch.device) -> _Blocks:
     longest = max(counts)
     if min(counts) == longest:
-        return _Blocks(counts, None)
-    inside = torch.arange(longest) < torch.tensor(counts).unsqueeze(1)
-    return _Blocks(counts, inside.flatten().nonzero()[:, 0].to(device))
+        return _Blocks(len(counts), None)
+    own = torch.tensor(counts).unsqueeze(1)
+    place = torch.arange(longest)
+    there = (own.cumsum(0) - own) + place % own
+    back = (place < own).flatten().nonzero()[:, 0]
+    return _Blocks(len(counts), (there.flatten().to(device), back.to(device)))
 
 
 class _OwnParts(nn.Module):

@@ -11,16 +11,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from gsv_core.networks.rounding import multiplied_in, unrounded
+
 
 def convolve_columns(
     x: Tensor, weight: Tensor, bias: Tensor, *, stride: int, padding: int, slope: float | None = None
 ) -> Tensor:
     """As `functional.conv1d` with the channels last: (N, R, C), (O, C, K), (O,) -> (N, R', O).
 
-    With `slope` a leaky ReLU follows.
+    With `slope` a leaky ReLU follows. Under autocast everything is of its type.
     """
     made = (x.shape[1] + 2 * padding - weight.shape[2]) // stride + 1
-    out = _Convolution.apply(x, weight.permute(2, 0, 1).contiguous(), bias, stride, padding)
+    dtype = multiplied_in(x)
+    taps = weight.to(dtype).permute(2, 0, 1).contiguous()
+    with unrounded(x):  # autocast knows nothing of what is computed in place
+        out = _Convolution.apply(x.to(dtype), taps, bias.to(dtype), stride, padding)
     assert isinstance(out, Tensor)
     if slope is not None:
         out = functional.leaky_relu(out, slope, inplace=True)

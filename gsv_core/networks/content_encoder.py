@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 from math import prod
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -82,19 +82,15 @@ class HubertContentEncoder:
 
     def __init__(self, folder: Path, *, device: str = "cpu") -> None:
         """Raises: ValueError when the folder is incomplete or holds something else."""
-        from transformers import HubertModel
-
         self.digest = folder_digest(folder)
         self.name = f"hubert:{folder.name}"
-        network, loading = HubertModel.from_pretrained(folder, local_files_only=True, output_loading_info=True)
-        check_complete(folder, loading, unused=("masked_spec_embed",))
+        network = load_hubert(folder)
         if prod(network.config.conv_stride) * FRAMES_PER_SECOND != RATE_HZ:
             raise ValueError(f"{folder}: strides {network.config.conv_stride} do not give 50 frames per second")
         self.width: int = network.config.hidden_size
-        for module in network.modules():
-            if parametrize.is_parametrized(module, "weight"):  # else computed anew for every clip
-                parametrize.remove_parametrizations(module, "weight")
-        self._network = network.eval().to(device)
+        for weight in network.parameters():  # a mapped file lies on small pages, memory of our own can lie on huge ones
+            weight.data = weight.data.clone()
+        self._network = network.to(device)
 
     @property
     def shortest(self) -> int:
@@ -144,6 +140,22 @@ class HubertContentEncoder:
         """Move the network to `device`; what it gives still comes back to the CPU."""
         self._network.to(device)
         return self
+
+
+def load_hubert(folder: Path) -> Any:  # a HubertModel; as transformers annotates it, it could not be moved to a device
+    """transformers' network out of `folder`, ready for use.
+
+    Raises:
+        ValueError: the folder is incomplete or holds something else.
+    """
+    from transformers import HubertModel
+
+    network, loading = HubertModel.from_pretrained(folder, local_files_only=True, output_loading_info=True)
+    check_complete(folder, loading, unused=("masked_spec_embed",))
+    for module in network.modules():
+        if parametrize.is_parametrized(module, "weight"):  # else computed anew for every clip
+            parametrize.remove_parametrizations(module, "weight")
+    return network.eval()
 
 
 def save_untrained(folder: Path, *, seed: int = 0) -> None:

@@ -12,6 +12,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from gsv_core.networks.layers import WeightNormConv1d, WeightNormConvTranspose1d
+from gsv_core.networks.rounding import unrounded
 
 SLOPE = 0.1
 """Of every leaky ReLU but the last."""
@@ -58,7 +59,8 @@ class Generator(nn.Module):
             x = x + self.cond(timbre)
         for stage in range(len(self.ups)):
             x = checkpoint(self._stage, stage, x, use_reentrant=False) if recompute else self._stage(stage, x)
-        return torch.tanh(self.conv_post(functional.leaky_relu(x)))
+        with unrounded(x):  # a rounded wave would hiss
+            return torch.tanh(self.conv_post(functional.leaky_relu(x.to(self.conv_post.weight.dtype))))
 
     def _stage(self, stage: int, x: Tensor) -> Tensor:
         return mean_of_blocks(

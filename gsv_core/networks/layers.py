@@ -4,6 +4,8 @@ Weight normalisation: Salimans and Kingma 2016, arXiv:1602.07868. Gated stacks: 
 arXiv:1609.03499. Shapes: B batch, C channels, L frames, G width of the timbre vector.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -43,10 +45,11 @@ class _WeightNorm(nn.Module):
         self.weight_v = nn.Parameter(weight.detach())
         self.weight_g = nn.Parameter(_norm_per_row(weight.detach()))
         self.bias = None if bias is None else nn.Parameter(bias.detach())
+        self._kept: Tensor | None = None
 
     @property
     def weight(self) -> Tensor:
-        return torch._weight_norm(self.weight_v, self.weight_g, 0)
+        return torch._weight_norm(self.weight_v, self.weight_g, 0) if self._kept is None else self._kept
 
     def folded(self) -> nn.Module:
         """A plain convolution that computes the same."""
@@ -70,6 +73,20 @@ def fold_weight_norm(network: nn.Module) -> None:
         if isinstance(module, _WeightNorm):
             parent, _, own_name = name.rpartition(".")
             network.get_submodule(parent).register_module(own_name, module.folded())
+
+
+@contextmanager
+def weights_kept(network: nn.Module) -> Iterator[None]:
+    """Inside the block frozen weight-normalised parts of `network` compute their weights once for all calls."""
+    parts = [module for module in network.modules() if isinstance(module, _WeightNorm)]
+    try:
+        for part in parts:
+            assert not part.weight_v.requires_grad, "a weight that trains is another after each step"
+            part._kept = part.weight
+        yield
+    finally:
+        for part in parts:
+            part._kept = None
 
 
 def _norm_per_row(weight: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from gsv_core.networks.layers import GatedStack, frame_mask
 from gsv_core.networks.prior_encoder import PriorEncoder
 from gsv_core.networks.quantizer import SemanticQuantizer
 from gsv_core.networks.reference_encoder import ReferenceEncoder
+from gsv_core.networks.rounding import unrounded
 from gsv_core.networks.semantic_to_wave import FRAMES_PER_TOKEN
 
 QUIETEST_MEL, LOUDEST_MEL = -12.0, 2.0
@@ -230,7 +231,9 @@ class SemanticToMel(nn.Module):
     @torch.no_grad()
     def encode_tokens(self, content: Tensor) -> Tensor:
         """Tokens of content features: (B, C, L) -> (B, S) int64, S = L // 2; an odd last frame is dropped."""
-        return self.quantizer.encode(self.ssl_proj(content))
+        # Rounded, frames between two entries would get another token than the one that was stored.
+        with unrounded(content):
+            return self.quantizer.encode(self.ssl_proj(content))
 
     def timbre(self, spectrogram: Tensor, lengths: Tensor | None = None) -> Tensor:
         """How a voice sounds: (B, F, L), (B,) or None for no padding -> (B, G, 1)."""

@@ -23,6 +23,7 @@ from gsv_core.networks.posterior_encoder import PosteriorEncoder
 from gsv_core.networks.prior_encoder import PriorEncoder
 from gsv_core.networks.quantizer import SemanticQuantizer
 from gsv_core.networks.reference_encoder import ReferenceEncoder
+from gsv_core.networks.rounding import unrounded
 
 FRAMES_PER_TOKEN = 2
 
@@ -236,7 +237,9 @@ class SemanticToWave(nn.Module):
     @torch.no_grad()
     def encode_tokens(self, content: Tensor) -> Tensor:
         """Tokens of content features: (B, C, L) -> (B, S) int64, S = L // 2; an odd last frame is dropped."""
-        return self.quantizer.encode(self.ssl_proj(content))
+        # Rounded, frames between two entries would get another token than the one that was stored.
+        with unrounded(content):
+            return self.quantizer.encode(self.ssl_proj(content))
 
     @torch.no_grad()
     def decode(

@@ -255,6 +255,34 @@ class TextToSemantic(nn.Module):
         losses = functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")
         return SemanticForward(losses.view_as(target_mask) * target_mask, logits, targets, target_mask)
 
+    def predicting(
+        self,
+        phoneme_ids: Tensor,
+        phoneme_lengths: Tensor,
+        tokens: Tensor,
+        token_lengths: Tensor,
+        text_vectors: Tensor | None = None,
+        *,
+        recompute: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """What `ar_predict_layer` takes of the columns that predict something, and the targets: (M, D), (M,).
+
+        Of the batch that `forward` takes; all items one behind the other, nothing of the padding.
+        """
+        visible = sequence_mask(phoneme_lengths, phoneme_ids.shape[1])
+        present = sequence_mask(token_lengths, tokens.shape[1])
+        targets = functional.pad(
+            tokens.masked_fill(~present, self.config.end_token), (0, 1), value=self.config.end_token
+        )
+        x = torch.cat([self._embed_text(phoneme_ids, text_vectors), self._embed_tokens(targets[:, :-1])], dim=1)
+        both = torch.cat([visible, present], dim=1)
+        masks = _item_masks(phoneme_lengths, token_lengths, x.dtype)
+        hidden = self.h(x, masks, real=both.flatten().nonzero()[:, 0], recompute=recompute, spread=False)
+        # The last phoneme predicts the first token, and each token the next one or the end.
+        predicts = both & (torch.arange(both.shape[1], device=both.device) >= phoneme_lengths.unsqueeze(1) - 1)
+        real_targets = targets[sequence_mask(token_lengths + 1, targets.shape[1])]
+        return hidden[predicts[both].nonzero()[:, 0]], real_targets
+
     @torch.no_grad()
     def prefill(
         self,
@@ -512,8 +540,10 @@ class _Transformer(nn.Module):
         past: Sequence[Tensor] | None = None,
         attention_dropout: bool = False,
         recompute: bool = False,
+        spread: bool = True,
     ) -> Tensor:
-        """(B, L, D) -> (B, L, D). With `real`, all but attention works on those columns alone; the rest give zeros.
+        """(B, L, D) -> (B, L, D). With `real`, all but attention works on those columns alone; the rest give zeros, or
+        without `spread` are left out: (N, D).
 
         With a mask per item attention does so, too: on a CPU padding costs more there than many small products.
         """
@@ -522,7 +552,7 @@ class _Transformer(nn.Module):
         for index, layer in enumerate(self.blocks()):
             given = (x, mask, places, None if past is None else past[index], attention_dropout)
             x = checkpoint(layer, *given, use_reentrant=False) if recompute else layer(*given)
-        return places.spread(x)
+        return places.spread(x) if spread else x
 
 
 class _Layer(nn.Module):
@@ -618,12 +648,62 @@ class _SelfAttention(nn.Module):
 
     def _by_item(self, packed: Tensor, masks: tuple[Tensor, ...], dropout: float) -> Tensor:
         """Queries, keys and values (N, 3 D) of items one behind the other -> (N, D)."""
+        if len(masks) > 1 and not dropout and packed.requires_grad and packed.device.type == "cpu":
+            mixed_items: Tensor = _ItemAttention.apply(packed, self.heads, masks)
+            return mixed_items
         mixed = []
         for columns, mask in zip(packed.split([mask.shape[-1] for mask in masks]), masks, strict=True):
             queries, keys, values = columns.unflatten(1, (3, self.heads, -1)).permute(1, 2, 0, 3).unsqueeze(1)
             own = functional.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, dropout_p=dropout)
             mixed.append(own[0].transpose(0, 1).flatten(1))
         return torch.cat(mixed)
+
+
+class _ItemAttention(torch.autograd.Function):
+    """Attention of items one behind the other on a CPU, one step of the graph for all: (N, 3 D) -> (N, D).
+
+    The kernels are those that torch takes for each item by itself; what is saved is the dozen views around each.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, packed: Tensor, heads: int, masks: tuple[Tensor, ...]) -> Tensor:
+        ctx.heads, ctx.masks = heads, masks
+        mixed = packed.new_empty(len(packed), packed.shape[1] // 3)
+        normalisers = []
+        for own, out, mask in zip(*_by_items(masks, packed, mixed), masks, strict=True):
+            own_mixed, normaliser = _ATTENTION(*_heads_of(own, 3, heads), attn_mask=mask)
+            out.view(len(own), heads, -1).copy_(own_mixed[0].transpose(0, 1))
+            normalisers.append(normaliser)
+        ctx.save_for_backward(packed, mixed, *normalisers)
+        return mixed
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        packed, mixed, *normalisers = ctx.saved_tensors
+        heads, masks = ctx.heads, ctx.masks
+        found = torch.empty_like(packed)
+        items = zip(*_by_items(masks, gradients[0], packed, mixed, found), masks, normalisers, strict=True)
+        for above, own, own_mixed, out, mask, normaliser in items:
+            (above_heads,), (mixed_heads,) = _heads_of(above, 1, heads), _heads_of(own_mixed, 1, heads)
+            three = _heads_of(own, 3, heads)
+            own_found = _ATTENTION_BACKWARD(above_heads, *three, mixed_heads, normaliser, 0.0, False, attn_mask=mask)
+            torch.cat([one[0].transpose(0, 1).flatten(1) for one in own_found], dim=1, out=out)
+        return found, None, None
+
+
+_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_ATTENTION_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+
+def _by_items(masks: tuple[Tensor, ...], *columns: Tensor) -> list[tuple[Tensor, ...]]:
+    """Each of `columns` (N, ..) cut where an item ends."""
+    lengths = [mask.shape[-1] for mask in masks]
+    return [one.split(lengths) for one in columns]
+
+
+def _heads_of(columns: Tensor, count: int, heads: int) -> tuple[Tensor, ...]:
+    """(L, count D) -> `count` times (1, H, L, D / H)."""
+    return columns.view(1, len(columns), count, heads, -1).permute(2, 0, 3, 1, 4).unbind()
 
 
 @dataclass(frozen=True)

@@ -4,15 +4,17 @@ A voice keeps a trainer of its own: its batches, draws, losses, clipping, rate, 
 and weights are those of `SemanticTrainer` and `MelTrainer`. What is shared is the middle of a step: when all voices of
 a pack have brought a part of their batch, one pass of the bank (`networks.adapter_bank`) computes the loss of each and
 one backward pass the gradients of all. A voice's rows depend on no other's, so that its update is what it is alone, up
-to the order of floating-point sums: products of other sizes, and other padding. Which voices sit together follows from
-the order in which they join and end, never from time.
+to the order of floating-point sums: products of other sizes, and other padding. What a voice trains is one vector here,
+so that its norm and its update are one operation each. Which voices sit together follows from the order in which they
+join and end, never from time.
 """
 
 import logging
+import math
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
@@ -25,13 +27,15 @@ from gsv_core.checkpoints.base import BaseModel
 from gsv_core.networks.adapter_bank import AdapterBank, Share
 from gsv_core.networks.dropout import DropoutKeys, clip_keys, column_keys, follow_clips
 from gsv_core.networks.flow_matching import FlowDraws
-from gsv_core.networks.text_to_semantic import SemanticForward
+from gsv_core.networks.frozen_head import frozen_cross_entropies
+from gsv_core.networks.text_to_semantic import TextToSemantic
 from gsv_core.training.batches import MelBatch, SemanticBatch, TrainingItem
 from gsv_core.training.draws import stable_seed
 from gsv_core.training.mel_trainer import MelTrainer
+from gsv_core.training.precision import autocast
 from gsv_core.training.schedules import PhasePlan, Schedule, Trains
-from gsv_core.training.semantic_trainer import SemanticTrainer
-from gsv_core.training.updates import autocast
+from gsv_core.training.semantic_trainer import SemanticTrainer, _Sums
+from gsv_core.training.updates import parts_of, set_rates
 
 Batch = TypeVar("Batch", SemanticBatch, MelBatch)
 Value = TypeVar("Value")
@@ -95,12 +99,12 @@ class Pack:
         if waited_for and all(seat.brought is not None for seat in waited_for):
             parts = [seat.brought for seat in waited_for if seat.brought is not None]
             joint = self._engine.submit(self._learn, sorted(parts, key=lambda part: part.trainer.voice))
-            for seat, part in zip(waited_for, parts, strict=True):
-                seat.brought, part.joint = None, joint
-            self._turn.notify_all()
+            for seat in waited_for:
+                seat.brought = None
+            joint.add_done_callback(partial(_tell, parts))
 
     def _learn(self, parts: "Sequence[_Part]") -> None:
-        """One joint step, in the thread that computes: the parts that can share a pass do."""
+        """One joint step, in the thread that computes: the parts that can share a pass do, and complete steps end."""
         groups: dict[Any, list[_Part]] = {}
         for part in parts:
             groups.setdefault(part.kind, []).append(part)
@@ -112,6 +116,7 @@ class Pack:
                 # Of several voices nobody knows whose fault it is, and perhaps memory alone was short: each will have
                 # to learn its part by itself.
                 logger.warning("a joint step of %d voices failed; they make it alone", len(group), exc_info=True)
+        _update([part.trainer for part in parts if part.learned and part.is_last])
 
 
 class Seat:
@@ -122,7 +127,7 @@ class Seat:
         self.takes_part = True
         """The others wait for this seat."""
         self.brought: _Part | None = None
-        self._trainer: SemanticTrainer | MelTrainer | None = None
+        self._trainer: _PackedSemanticTrainer | _PackedMelTrainer | None = None
 
     def semantic_trainer(self, plan: PhasePlan, *, voice: str) -> SemanticTrainer:
         """The trainer of a voice's GPT phase, which it has to be able to train in a pack."""
@@ -160,7 +165,7 @@ class Seat:
             self.takes_part = True
         trainer = self._pack.compute(make)
         with self._pack._turn:
-            self._pack._bank(trainer).adapters.join(trainer.voice, trainer.network)
+            trainer.sit(self._pack._bank(trainer).adapters)
             self._trainer = trainer
         return trainer
 
@@ -172,10 +177,8 @@ class Seat:
         with self._pack._turn:
             self.brought = part
             self._pack._learn_if_all_are_here()
-            self._pack._turn.wait_for(lambda: part.joint is not None)
-        assert part.joint is not None
-        part.joint.result()
-        return part.loss is not None
+        part.done.result()
+        return part.learned
 
 
 class _Bank(Protocol):
@@ -183,8 +186,9 @@ class _Bank(Protocol):
 
     adapters: AdapterBank
 
-    def losses(self, parts: "Sequence[Any]") -> list[Tensor]:
-        """What each part adds to the loss of its voice's step, and what it has to note of it noted."""
+    def loss(self, parts: "Sequence[Any]") -> Tensor:
+        """The sum of what each part adds to the loss of its voice's step, times its voice's scale; what a voice has to
+        note of it is in its part."""
         ...
 
 
@@ -192,7 +196,7 @@ class _Bank(Protocol):
 class _Part:
     """A part of one voice's batch on its way through a joint step."""
 
-    trainer: SemanticTrainer | MelTrainer
+    trainer: "_PackedSemanticTrainer | _PackedMelTrainer"
     bank: _Bank
     kind: Any
     """Parts of one kind share a pass."""
@@ -200,29 +204,76 @@ class _Part:
     keys: Tensor
     """Of dropout, (B,)"""
     given: Any
-    joint: Future[None] | None = None
-    """The joint step that the part is in."""
-    loss: Tensor | None = None
-    """What came out of it."""
+    is_last: bool
+    """Of its voice's step, which then ends."""
+    done: Future[None] = field(default_factory=Future)
+    """The joint step has been made."""
+    learned: bool = False
+    """It gave gradients."""
 
     @property
     def rows(self) -> int:
         return len(self.keys)
 
 
+def _tell(parts: Sequence[_Part], joint: Future[None]) -> None:
+    """Let the voices go on."""
+    for part in parts:
+        if (error := joint.exception()) is None:
+            part.done.set_result(None)
+        else:
+            part.done.set_exception(error)
+
+
 def _add_gradients(parts: Sequence[_Part]) -> None:
     """One forward and one backward pass; nothing has changed where it raises."""
     bank = parts[0].bank
-    trained = [list(part.trainer.trained.values()) for part in parts]
-    losses = bank.losses(parts)
-    # Each loss depends on its own voice's tensors alone, so a sum of all losses has each one's gradients in it.
-    gradients = iter(torch.autograd.grad(losses, [one for own in trained for one in own], allow_unused=True))
-    found = [(parameter, next(gradients)) for own in trained for parameter in own]
-    for parameter, gradient in found:
-        if gradient is not None:
-            parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
-    for part, loss in zip(parts, losses, strict=True):
-        part.loss = loss.detach()
+    gradients = bank.adapters.gradients(bank.loss(parts))
+    for part, gradient in zip(parts, gradients, strict=True):
+        part.trainer.own.add(gradient)
+        part.learned = True
+
+
+def _update(trainers: "Sequence[_PackedSemanticTrainer | _PackedMelTrainer]") -> None:
+    """Make the steps whose gradients are complete."""
+    found = []
+    for trainer in trainers:
+        trainer.scale.down([trainer.own.vector])
+        assert trainer.own.vector.grad is not None
+        found.append(trainer.own.vector.grad)
+    if found:
+        norms = torch.stack(torch._foreach_norm(found)).tolist()
+        for trainer, norm in zip(trainers, norms, strict=True):
+            trainer.own.step(norm, trainer.gradient_clip)
+
+
+class _Own:
+    """What a voice trains, as one vector of T numbers, and its optimiser."""
+
+    def __init__(self, vector: Tensor, like: torch.optim.Optimizer) -> None:
+        self.vector = nn.Parameter(vector)
+        given = {name: like.defaults[name] for name in ("lr", "betas", "eps", "weight_decay", "fused")}
+        self.optimiser = torch.optim.AdamW([{"params": [self.vector], "share": 1.0}], **given)
+        self.norm = 0.0
+        """Of the gradients of the newest step."""
+
+    @property
+    def finite(self) -> bool:
+        return math.isfinite(self.norm)
+
+    def add(self, gradient: Tensor) -> None:
+        self.vector.grad = gradient if self.vector.grad is None else self.vector.grad + gradient
+
+    def step(self, norm: float, clip: float) -> None:
+        """End a step whose gradients are complete and have this norm."""
+        self.norm = norm
+        gradient, self.vector.grad = self.vector.grad, None
+        assert gradient is not None
+        if self.finite:
+            # As `clip_grad_norm_` does.
+            self.vector.grad = gradient if norm + 1e-6 <= clip else gradient * (clip / (norm + 1e-6))
+            self.optimiser.step()
+            self.vector.grad = None
 
 
 class _SemanticBank:
@@ -233,17 +284,19 @@ class _SemanticBank:
         self._device = pack.device
         self._dropout = follow_clips(self.adapters.network)
 
-    def losses(self, parts: Sequence[_Part]) -> list[Tensor]:
+    def loss(self, parts: Sequence[_Part]) -> Tensor:
         batch = _joined([part.batch for part in parts]).to(self._device)
         lengths = batch.phoneme_lengths + batch.token_lengths
-        columns = torch.stack([own.sum() for own in lengths.split([part.rows for part in parts])]).tolist()
+        columns, targets = _of_parts(parts, lengths), _of_parts(parts, batch.token_lengths + 1)
         self.adapters.seat(_shares(parts, columns))
         _follow(self._dropout, parts)
         assert self._dropout.clips is not None
         self._dropout.columns = column_keys(self._dropout.clips, lengths)
-        network = _training(self.adapters.network)
-        with autocast(self._device):
-            forward = network(
+        network = self.adapters.network
+        assert isinstance(network, TextToSemantic)
+        _training(network)
+        with autocast(self._device, parts[0].trainer.precision):
+            hidden, wanted = network.predicting(
                 batch.phoneme_ids,
                 batch.phoneme_lengths,
                 batch.tokens,
@@ -251,12 +304,12 @@ class _SemanticBank:
                 batch.text_vectors,
                 recompute=any(part.trainer.plan.checkpoint_layers for part in parts),
             )
-        assert isinstance(forward, SemanticForward)
-        rows = [part.rows for part in parts]
-        sums = [own.sum() for own in forward.losses.sum(dim=1).split(rows)]
-        for part, loss_sum, hits in zip(parts, sums, forward.hits().split(rows), strict=True):
-            part.given.loss_sum, part.given.hits = loss_sum.detach(), hits
-        return [loss_sum / part.given.targets for part, loss_sum in zip(parts, sums, strict=True)]
+            losses, hits = frozen_cross_entropies(hidden, network.ar_predict_layer.weight, wanted)
+        found = torch.stack([losses.detach(), hits & (wanted != network.config.end_token)])
+        sums = torch.stack([own.sum(dim=1) for own in found.split(targets, dim=1)]).tolist()
+        for part, (loss, hit) in zip(parts, sums, strict=True):
+            part.given.loss, part.given.hits = loss, hit
+        return losses @ _per_row([part.trainer.scale.value / part.given.targets for part in parts], targets, losses)
 
 
 class _MelBank:
@@ -272,7 +325,7 @@ class _MelBank:
     def _count_pass(self, *_: object) -> None:
         self._dropout.passes += 1
 
-    def losses(self, parts: Sequence[_Part]) -> list[Tensor]:
+    def loss(self, parts: Sequence[_Part]) -> Tensor:
         batch = _joined([part.batch for part in parts]).to(self._device)
         draws = _joined_draws([part.given.draws for part in parts]).to(self._device)
         references = [
@@ -284,7 +337,7 @@ class _MelBank:
         self.adapters.seat(_shares(parts, [0] * len(parts)))
         _follow(self._dropout, parts)
         network = _training(self.adapters.network)
-        with autocast(self._device):
+        with autocast(self._device, parts[0].trainer.precision):
             losses = network(
                 batch.content,
                 batch.spectrogram,
@@ -297,8 +350,10 @@ class _MelBank:
                 reference=reference,
                 recompute=any(part.trainer.plan.checkpoint_layers for part in parts),
             )
-        own = losses.split([part.rows for part in parts])
-        return [one.sum() / part.given.clips for one, part in zip(own, parts, strict=True)]
+        rows = [part.rows for part in parts]
+        for part, own in zip(parts, losses.detach().split(rows), strict=True):
+            part.given.loss = own.sum().item() / part.given.clips
+        return losses @ _per_row([part.trainer.scale.value / part.given.clips for part in parts], rows, losses)
 
 
 @dataclass
@@ -306,45 +361,68 @@ class _SemanticGiven:
     """What a part of GPT's batch counts against, and what came out of it."""
 
     targets: float
-    loss_sum: Tensor | None = None
-    hits: Tensor | None = None
+    loss: float = 0.0
+    hits: float = 0.0
 
 
-@dataclass(frozen=True)
+@dataclass
 class _MelGiven:
-    """What a part of the flow's batch counts against, and its draws."""
+    """What a part of the flow's batch counts against, its draws, and what came out of it."""
 
     clips: float
     draws: FlowDraws
     reference: Tensor | None
+    loss: float = 0.0
 
 
 class _PackedSemanticTrainer(SemanticTrainer):
     """`SemanticTrainer` whose gradients come from a joint step."""
 
+    own: _Own
+
     def __init__(self, seat: Seat, plan: PhasePlan, *, voice: str) -> None:
         assert packable(plan), f"the GPT plan of {voice} cannot share a batch"
         super().__init__(seat._pack.base, plan, voice=voice, device=seat._pack.device)
         self._seat = seat
+        self.gradient_clip = plan.gradient_clip
 
-    def _learn(self, part: SemanticBatch, number: int, sums: Any) -> None:
+    def sit(self, bank: AdapterBank) -> None:
+        """Join the voices of `bank`."""
+        assert self.optimiser is not None
+        self.own = _Own(bank.join(self.voice, self.network), self.optimiser)
+        self.optimiser, self.parameters = self.own.optimiser, [self.own.vector]
+
+    def step(self, batch: SemanticBatch | Sequence[SemanticBatch]) -> dict[str, float]:
+        assert self.optimiser is not None
+        parts = parts_of(batch)
+        rate = set_rates(self.optimiser, self.updates, self.plan)
+        sums = _Sums(float(sum(map(self._targets_of, parts))), float(sum(len(part.clip_ids) for part in parts)))
+        for number, part in enumerate(parts):
+            self._bring(part, number, sums, is_last=number == len(parts) - 1)
+        numbers = self._numbers(sums)
+        searching = self.scale.settle(finite=self.own.finite, loss=sum(numbers.values()))
+        self.skipped += not self.own.finite and not searching
+        self.updates += 1
+        self.steps_done += 1
+        return numbers | self.scale.numbers() | {"gradient_norm": self.own.norm, "learning_rate": rate}
+
+    def _bring(self, part: SemanticBatch, number: int, sums: _Sums, *, is_last: bool) -> None:
         own = (self.plan.seed, self.voice, self.phase, self.steps_done)
         given = _SemanticGiven(sums.targets)
         brought = _Part(
             trainer=self,
             bank=self._seat._pack._bank(self),
-            kind=(self.phase, self.plan.rank),
+            kind=(self.phase, self.plan.rank, self.precision),
             batch=part,
             keys=clip_keys([stable_seed(*own, clip, "dropout") for clip in part.clip_ids], self.device),
             given=given,
+            is_last=is_last,
         )
         if not self._seat._learn(brought):
-            self._seat._compute(super()._learn, part, number, sums)
+            self._seat._compute(_learn_alone, self, lambda: self._learn(part, number, sums), is_last)
             return
-        assert given.loss_sum is not None
-        assert given.hits is not None
-        sums.loss += given.loss_sum.item()
-        sums.hits += float(given.hits.sum())
+        sums.loss += given.loss
+        sums.hits += given.hits
         sums.tokens += int(part.token_lengths.sum())
 
     def evaluate(self, items: Sequence[TrainingItem]) -> dict[str, float]:
@@ -354,33 +432,80 @@ class _PackedSemanticTrainer(SemanticTrainer):
 class _PackedMelTrainer(MelTrainer):
     """`MelTrainer` whose gradients come from a joint step."""
 
+    own: _Own
+    gradient_clip = math.inf
+
     def __init__(self, seat: Seat, plan: PhasePlan, *, voice: str) -> None:
         assert packable(plan), f"the SoVITS plan of {voice} cannot share a batch"
         super().__init__(seat._pack.base, plan, voice=voice, device=seat._pack.device)
         self._seat = seat
 
-    def _learn(self, part: MelBatch, clips: float) -> float:
+    def sit(self, bank: AdapterBank) -> None:
+        """Join the voices of `bank`."""
+        assert self.optimiser is not None
+        self.own = _Own(bank.join(self.voice, self.network), self.optimiser)
+        self.optimiser = self.own.optimiser
+
+    def step(self, batch: MelBatch | Sequence[MelBatch]) -> dict[str, float]:
+        assert self.optimiser is not None
+        parts = parts_of(batch)
+        rate = set_rates(self.optimiser, self.steps_done, self.plan)
+        clips = float(sum(len(part.clip_ids) for part in parts))
+        loss = sum(self._bring(part, clips, is_last=number == len(parts) - 1) for number, part in enumerate(parts))
+        searching = self.scale.settle(finite=self.own.finite, loss=loss)
+        self.skipped += not self.own.finite and not searching
+        self.steps_done += 1
+        return {"flow": loss, **self.scale.numbers(), "gradient_norm": self.own.norm, "learning_rate": rate}
+
+    def _bring(self, part: MelBatch, clips: float, *, is_last: bool) -> float:
         own = (self.plan.seed, self.voice, self.phase, self.steps_done)
         given = _MelGiven(clips, self._draws(part), self._reference(part))
         brought = _Part(
             trainer=self,
             bank=self._seat._pack._bank(self),
             # Shortcuts take two passes more: voices that train one in this step share them.
-            kind=(self.phase, self.plan.rank, given.draws.halvings is None),
+            kind=(self.phase, self.plan.rank, self.precision, given.draws.halvings is None),
             batch=part,
             keys=clip_keys([stable_seed(*own, clip, "dropout") for clip in part.clip_ids], self.device),
             given=given,
+            is_last=is_last,
         )
         if not self._seat._learn(brought):
-            return self._seat._compute(super()._learn, part, clips)
-        assert brought.loss is not None
-        return brought.loss.item()
+            return self._seat._compute(_learn_alone, self, lambda: self._learn(part, clips), is_last)
+        return given.loss
 
     def evaluate(self, items: Sequence[TrainingItem]) -> dict[str, float]:
         return self._seat._compute(super().evaluate, items)
 
     def speak(self, items: Sequence[TrainingItem]) -> dict[str, float]:
         return self._seat._compute(super().speak, items)
+
+
+def _learn_alone(
+    trainer: _PackedSemanticTrainer | _PackedMelTrainer, learn: Callable[[], Value], is_last: bool
+) -> Value:
+    """A part that gave nothing in a joint step, as the ordinary trainer learns it."""
+    trainer.network.train()
+    bank = trainer._seat._pack._bank(trainer).adapters
+    try:
+        found = learn()
+        trainer.own.add(bank.gradients_of(trainer.voice))
+    finally:
+        trainer.network.zero_grad(set_to_none=True)
+    if is_last:
+        _update([trainer])
+    return found
+
+
+def _of_parts(parts: Sequence[_Part], counts: Tensor) -> list[int]:
+    """What the rows of each part add up to."""
+    values = iter(counts.tolist())
+    return [sum(next(values) for _ in range(part.rows)) for part in parts]
+
+
+def _per_row(values: Sequence[float], counts: Sequence[int], like: Tensor) -> Tensor:
+    """Each of `values` so many times, (N,)."""
+    return torch.tensor(values).repeat_interleave(torch.tensor(counts)).to(like)
 
 
 def _shares(parts: Sequence[_Part], columns: Sequence[int]) -> list[Share]:

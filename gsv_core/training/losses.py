@@ -17,7 +17,7 @@ from gsv_core.networks.discriminators import DiscriminatorOutput
 def discriminator_loss(recorded: Sequence[DiscriminatorOutput], generated: Sequence[DiscriminatorOutput]) -> Tensor:
     """Lower: the judges give recordings 1 and synthesis 0. Summed over judges; 0 is perfect, 0.5 each is guessing."""
     terms = [
-        (1 - real.score).square().mean() + fake.score.square().mean()
+        (1 - real.score.float()).square().mean() + fake.score.float().square().mean()
         for real, fake in zip(recorded, generated, strict=True)
     ]
     return torch.stack(terms).sum()
@@ -25,7 +25,7 @@ def discriminator_loss(recorded: Sequence[DiscriminatorOutput], generated: Seque
 
 def generator_loss(generated: Sequence[DiscriminatorOutput]) -> Tensor:
     """Lower: the judges give synthesis 1. Summed over judges."""
-    return torch.stack([(1 - fake.score).square().mean() for fake in generated]).sum()
+    return torch.stack([(1 - fake.score.float()).square().mean() for fake in generated]).sum()
 
 
 def feature_matching_loss(recorded: Sequence[DiscriminatorOutput], generated: Sequence[DiscriminatorOutput]) -> Tensor:
@@ -34,7 +34,7 @@ def feature_matching_loss(recorded: Sequence[DiscriminatorOutput], generated: Se
     Twice the sum over all maps of the mean absolute difference; the recording's maps are constants.
     """
     distances = [
-        functional.l1_loss(fake_map, real_map.detach())
+        functional.l1_loss(fake_map, real_map.detach()).float()
         for real, fake in zip(recorded, generated, strict=True)
         for real_map, fake_map in zip(real.feature_maps, fake.feature_maps, strict=True)
     ]

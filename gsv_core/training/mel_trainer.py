@@ -23,10 +23,10 @@ from gsv_core.training.batches import MelBatch, TrainingItem, collate_mel, frame
 from gsv_core.training.draws import generator_of, stable_seed
 from gsv_core.training.losses import mel_loss
 from gsv_core.training.parallel import Reducer, part_of
+from gsv_core.training.precision import LossScale, autocast, resolved
 from gsv_core.training.schedules import PhasePlan, Trains
 from gsv_core.training.updates import (
     add_up,
-    autocast,
     changed_parameters,
     check_items,
     gradient_norm,
@@ -89,7 +89,9 @@ class MelTrainer:
         self.device = torch.device(device)
         self.steps_done = 0
         self.skipped = 0
-        self.identity = identity_of(base.release, base.digest, voice, self.phase, plan)
+        self.precision = resolved(plan.precision, self.device)
+        self.scale = LossScale(self.precision)
+        self.identity = identity_of(base.release, base.digest, voice, self.phase, plan, self.precision)
         self.base = base
         untrained, _ = base.mel_networks()
         assert base.spec.mel_spectrogram is not None
@@ -165,14 +167,16 @@ class MelTrainer:
         self.optimiser.zero_grad(set_to_none=True)
         losses = [self._learn(part, clips) for part in parts]
         add_up(self.trained.values(), self.reducer)
-        norm = gradient_norm(self.trained.values())
-        if torch.isfinite(norm):
-            self.optimiser.step()
-        else:
-            self.skipped += 1
-        self.steps_done += 1
         (loss,) = total([sum(losses)], self.reducer)
-        return {"flow": loss, "gradient_norm": norm.item(), "learning_rate": rate}
+        self.scale.down(self.trained.values())
+        norm = gradient_norm(self.trained.values())
+        finite = bool(torch.isfinite(norm))
+        if finite:
+            self.optimiser.step()
+        searching = self.scale.settle(finite=finite, loss=loss)
+        self.skipped += not finite and not searching
+        self.steps_done += 1
+        return {"flow": loss, **self.scale.numbers(), "gradient_norm": norm.item(), "learning_rate": rate}
 
     def _learn(self, part: MelBatch, clips: float) -> float:
         """Add the gradients of one part of the batch of `clips`; its share of the loss."""
@@ -180,7 +184,7 @@ class MelTrainer:
         self.dropout.clips = clip_keys([stable_seed(*own, clip, "dropout") for clip in part.clip_ids], self.device)
         self.dropout.passes = 0
         loss = self._losses(part, self._draws(part), self._reference(part)).sum() / clips
-        loss.backward()
+        self.scale.up(loss).backward()
         return loss.item()
 
     def _count_pass(self, *_: object) -> None:
@@ -225,7 +229,7 @@ class MelTrainer:
             noise = self._noise(batch, "held-out").to(self.device)
             batch = batch.to(self.device)
             frames, mel_frames = int(batch.lengths[0]), int(batch.mel_lengths[0])
-            with autocast(self.device):
+            with autocast(self.device, self.precision):
                 condition = self.network.condition(
                     self.network.encode_tokens(batch.content[..., :frames]),
                     batch.phoneme_ids[:, : int(batch.phoneme_lengths[0])],
@@ -248,7 +252,7 @@ class MelTrainer:
     def _losses(self, batch: MelBatch, draws: FlowDraws, reference: Tensor | None = None) -> Tensor:
         """(B,)."""
         batch, draws = batch.to(self.device), draws.to(self.device)
-        with autocast(self.device):
+        with autocast(self.device, self.precision):
             losses = self.network(
                 batch.content,
                 batch.spectrogram,
@@ -305,6 +309,7 @@ class MelTrainer:
             "skipped": self.skipped,
             "trained": {name: tensor.detach() for name, tensor in self.trained.items()},
             "optimiser": self.optimiser.state_dict() if self.optimiser is not None else {},
+            "loss_scale": self.scale.state(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -312,3 +317,6 @@ class MelTrainer:
         self.steps_done, self.skipped = state["steps_done"], state["skipped"]
         if self.optimiser is not None:
             self.optimiser.load_state_dict(state["optimiser"])
+        # Checkpoints from before there was a scale are float32's, where it does nothing.
+        if "loss_scale" in state:
+            self.scale.load_state(state["loss_scale"])

@@ -4,8 +4,9 @@ The trainer itself takes a step on tensors without data (torch's meta device): e
 and optimiser happens, nothing is computed, and the bytes of all tensors alive at once are counted. What is small, such
 as lengths and indices, is computed all the same, since shapes follow from it. So the count follows the trainers
 whatever they become: saved activations, temporary tensors, layers that are computed again, gradients that add up.
-Convolutions on a CPU hold copies of what they read and write, in their own layout; they are counted as well. On a GPU,
-where a step is short, two real ones are taken and its allocator asked.
+Convolutions on a CPU hold copies of what they read and write, in their own layout; they are counted as well. A step in
+bfloat16 or float16 is counted on a CPU as if it were float32, which bounds it from above. On a GPU, where a step is
+short, two real ones are taken and its allocator asked.
 """
 
 import copy
@@ -25,6 +26,7 @@ from gsv_core.audio.spectrogram import mel_filterbank
 from gsv_core.checkpoints.base import BaseModel
 from gsv_core.training.batches import BatchOrder, TrainingItem, padded_length
 from gsv_core.training.mel_trainer import MelTrainer
+from gsv_core.training.precision import Precision
 from gsv_core.training.schedules import PhasePlan
 from gsv_core.training.semantic_trainer import SemanticTrainer
 from gsv_core.training.wave_trainer import WaveTrainer
@@ -102,6 +104,8 @@ def estimate(
     # Two parts cost as much as any number: the second finds the gradients of the first.
     shapes = tuple(tuple(padded_length(longest[index]) for index in part) for part in parts[:2])
     device = torch.device(device)
+    if device.type != "cuda":
+        plan = replace(plan, precision=Precision.FLOAT32)
     # Neither the rates nor the clips themselves matter, nor, since it works on clips, augmentation.
     plan = replace(plan, augment=False, steps=2, warm_up_steps=0, learning_rate=1.0, seed=0)
     known = base.digest, phase, plan, shapes, str(device)

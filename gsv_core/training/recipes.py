@@ -21,6 +21,7 @@ from gsv_core.networks.semantic_to_mel import SemanticToMel
 from gsv_core.networks.semantic_to_wave import SemanticToWave
 from gsv_core.networks.text_to_semantic import TextToSemantic
 from gsv_core.training import mel_trainer, semantic_trainer, wave_trainer
+from gsv_core.training.precision import Precision
 from gsv_core.training.schedules import UPSTREAM_RATE, PhasePlan, Schedule, Trains
 from gsv_core.training.updates import under
 
@@ -58,12 +59,14 @@ def choose_recipe(
     *,
     name: str | None = None,
     seed: int = 0,
+    precision: Precision = Precision.FLOAT32,
     semantic: dict[str, Any] | None = None,
     wave: dict[str, Any] | None = None,
 ) -> Recipe:
     """The recipe for `seconds_train` seconds of kept speech; `semantic` and `wave` override fields of its plans.
 
     `name`: "upstream" for GPT-SoVITS's own settings whatever the amount; None for the one that the amount decides.
+    `precision` is that of both phases.
 
     Raises:
         ValueError: no speech, no recipe of that name, or an override that is no field of a plan or out of its range.
@@ -80,8 +83,8 @@ def choose_recipe(
         recipe = _published(seconds_train, seed, flow_matching=RELEASES[release].semantic_to_mel is not None)
     return replace(
         recipe,
-        semantic=_overridden(recipe.semantic, "semantic", semantic or {}),
-        wave=_overridden(recipe.wave, "wave", wave or {}),
+        semantic=replace(_overridden(recipe.semantic, "semantic", semantic or {}), precision=precision),
+        wave=replace(_overridden(recipe.wave, "wave", wave or {}), precision=precision),
     )
 
 

@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
+from gsv_core.training.precision import Precision
+
 
 class Trains(StrEnum):
     """Which weights of a network a phase changes. The trainers list the modules behind each name."""
@@ -81,6 +83,8 @@ class PhasePlan:
     """GPT: also prefer the real tokens of a clip to ones with a span repeated or missing (upstream's DPO option)."""
     augment: bool = False
     """SoVITS: vary speed and level of the clips, and the noise in what shows the timbre (`augmentation`)."""
+    precision: Precision = Precision.FLOAT32
+    """What matrices and convolutions are multiplied in."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -103,12 +107,20 @@ class PhasePlan:
             )
         object.__setattr__(self, "trains", Trains(self.trains))
         object.__setattr__(self, "schedule", Schedule(self.schedule))
+        object.__setattr__(self, "precision", Precision(self.precision))
         if self.schedule is not Schedule.COSINE and self.batches_per_pass < 1:
             raise ValueError(f"plan: schedule {self.schedule} needs batches_per_pass, got {self.batches_per_pass}")
 
     def record(self) -> dict[str, Any]:
-        """The plan as JSON values."""
-        return asdict(self) | {"trains": str(self.trains), "schedule": str(self.schedule)}
+        """The plan as JSON values. float32 goes without saying, so that runs from before there was another keep their
+        names."""
+        values = asdict(self) | {"trains": str(self.trains), "schedule": str(self.schedule)}
+        precision = str(values.pop("precision"))
+        return values if self.precision is Precision.FLOAT32 else values | {"precision": precision}
+
+    def decisive(self) -> dict[str, Any]:
+        """Of the record what the weights depend on."""
+        return {name: value for name, value in self.record().items() if name not in MEMORY_FIELDS}
 
 
 MEMORY_FIELDS = ("accumulate", "most_frames", "checkpoint_layers")

@@ -23,12 +23,12 @@ from gsv_core.training.batches import SemanticBatch, TrainingItem, collate_seman
 from gsv_core.training.draws import generator_of, seeded, stable_seed
 from gsv_core.training.losses import preference_loss, sequence_log_probabilities
 from gsv_core.training.parallel import Reducer, part_of
+from gsv_core.training.precision import LossScale, autocast, resolved
 from gsv_core.training.preference import damaged
 from gsv_core.training.scaled_adam import ScaledAdam
 from gsv_core.training.schedules import PhasePlan, Schedule, Trains, upstream_steps_after
 from gsv_core.training.updates import (
     add_up,
-    autocast,
     changed_parameters,
     check_items,
     gradient_norm,
@@ -104,7 +104,9 @@ class SemanticTrainer:
         self.updates = 0
         """Of the optimiser, skipped ones counted; upstream's makes one after several steps of the trainer."""
         self.skipped = 0
-        self.identity = identity_of(base.release, base.digest, voice, self.phase, plan)
+        self.precision = resolved(plan.precision, self.device)
+        self.scale = LossScale(self.precision)
+        self.identity = identity_of(base.release, base.digest, voice, self.phase, plan, self.precision)
         self.base = base
         self.low_rank = plan.trains is Trains.LOW_RANK and plan.steps > 0
         prefixes = trained_modules(plan.trains, base.text_to_semantic.config.layers) if plan.steps else []
@@ -167,21 +169,26 @@ class SemanticTrainer:
         for number, part in enumerate(parts):
             self._learn(part, number, sums)
         add_up(self.parameters, self.reducer)
+        numbers = self._numbers(sums)
 
+        due = not self.as_upstream or upstream_steps_after(self.steps_done % self.plan.batches_per_pass)
+        if due:
+            self.scale.down(self.parameters)
         if self.as_upstream:
-            norm = gradient_norm(self.parameters)
+            # Gradients that more will be added to keep their scale, which stays the same until then.
+            norm = gradient_norm(self.parameters) / (1.0 if due else self.scale.value)
         else:
             norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.plan.gradient_clip)
         finite = bool(torch.isfinite(norm))
-        due = not self.as_upstream or upstream_steps_after(self.steps_done % self.plan.batches_per_pass)
         if due and finite:
             self.optimiser.step()
         if due or not finite:
             self.optimiser.zero_grad(set_to_none=True)
-        self.skipped += not finite
+            searching = self.scale.settle(finite=finite, loss=sum(numbers.values()))
+            self.skipped += not finite and not searching
         self.updates += due
         self.steps_done += 1
-        return self._numbers(sums) | {"gradient_norm": norm.item(), "learning_rate": rate}
+        return numbers | self.scale.numbers() | {"gradient_norm": norm.item(), "learning_rate": rate}
 
     def _learn(self, part: SemanticBatch, number: int, sums: _Sums) -> None:
         """Add the gradients of one part of the batch, its share of the whole batch's loss."""
@@ -191,7 +198,7 @@ class SemanticTrainer:
         self.dropout.clips = clip_keys([stable_seed(*own, clip, "dropout") for clip in part.clip_ids], self.device)
         # Attention weights are dropped in upstream's way alone, inside a kernel that draws for a whole batch.
         drawn = seeded(*own, "dropout", number, device=self.device) if self.as_upstream else nullcontext()
-        with drawn, autocast(self.device):
+        with drawn, autocast(self.device, self.precision):
             forward = self._forward(part)
             loss = forward.loss_sum
             if damaged_part is not None:
@@ -199,7 +206,7 @@ class SemanticTrainer:
                 rejected = self._forward(damaged_part.to(self.device))
                 self.dropout.passes = 0
                 loss = loss + self._preference(forward, rejected, sums)
-        (loss if self.as_upstream else loss / sums.targets).backward()
+        self.scale.up(loss if self.as_upstream else loss / sums.targets).backward()
         real = int(part.token_lengths.sum())
         sums.loss += forward.loss_sum.item()
         sums.hits += forward.accuracy().item() * real
@@ -269,7 +276,7 @@ class SemanticTrainer:
         ordered = part_of(sorted(items, key=self.length), self.reducer)
         for start in range(0, len(ordered), self.plan.batch_size):
             batch = collate_semantic(ordered[start : start + self.plan.batch_size]).to(self.device)
-            with autocast(self.device):
+            with autocast(self.device, self.precision):
                 forward = self._forward(batch, as_upstream=False)
             real = int(batch.token_lengths.sum())
             loss += forward.loss_sum.item()
@@ -317,6 +324,7 @@ class SemanticTrainer:
             "trained": {name: tensor.detach() for name, tensor in self.trained.items()},
             "optimiser": self.optimiser.state_dict() if self.optimiser is not None else {},
             "gradients": [parameter.grad for parameter in self.parameters],
+            "loss_scale": self.scale.state(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -326,3 +334,6 @@ class SemanticTrainer:
             self.optimiser.load_state_dict(state["optimiser"])
         for parameter, gradient in zip(self.parameters, state["gradients"], strict=True):
             parameter.grad = None if gradient is None else gradient.to(parameter.device)
+        # Checkpoints from before there was a scale are float32's, where it does nothing.
+        if "loss_scale" in state:
+            self.scale.load_state(state["loss_scale"])

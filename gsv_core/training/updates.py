@@ -3,7 +3,7 @@
 import copy
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import TypeVar
 
 import torch
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from gsv_core.networks.lora import plain_name
 from gsv_core.training.batches import TrainingItem
 from gsv_core.training.parallel import Reducer
-from gsv_core.training.schedules import MEMORY_FIELDS, PhasePlan, rate_share
+from gsv_core.training.precision import Precision
+from gsv_core.training.schedules import PhasePlan, rate_share
 
 Batch = TypeVar("Batch")
 
@@ -52,13 +53,6 @@ def set_rates(optimiser: torch.optim.Optimizer, step: int, plan: PhasePlan) -> f
 def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
     """Norm over all gradients that exist."""
     return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-
-
-def autocast(device: torch.device) -> AbstractContextManager[None]:
-    """bfloat16 where the device computes in it; float32 elsewhere."""
-    if device.type == "cuda" and torch.cuda.is_bf16_supported():
-        return torch.autocast("cuda", dtype=torch.bfloat16)
-    return nullcontext()
 
 
 def check_items(
@@ -145,16 +139,16 @@ def changed_parameters(trained: Mapping[str, Tensor], base: nn.Module) -> dict[s
     return {name: now[name].clone() for name in now if name in changed | used}
 
 
-def identity_of(release: str, base_digest: str, voice: str, phase: str, plan: PhasePlan) -> dict[str, str]:
-    """What a checkpoint must share with a run to be gone on from."""
+def identity_of(
+    release: str, base_digest: str, voice: str, phase: str, plan: PhasePlan, precision: Precision
+) -> dict[str, str]:
+    """What a checkpoint must share with a run to be gone on from. `precision` is the plan's on this device."""
     return {
         "release": str(release),
         "base_digest": base_digest,
         "voice": voice,
         "phase": phase,
-        "plan": json.dumps(
-            {name: value for name, value in plan.record().items() if name not in MEMORY_FIELDS}, sort_keys=True
-        ),
+        "plan": json.dumps(replace(plan, precision=precision).decisive(), sort_keys=True),
         "trainer_version": TRAINER_VERSION,
     }
 

@@ -18,7 +18,7 @@ from gsv_core.checkpoints.base import BaseModel
 from gsv_core.checkpoints.releases import RELEASES
 from gsv_core.networks.discriminators import Discriminators, judge_both
 from gsv_core.networks.dropout import clip_keys, follow_clips
-from gsv_core.networks.layers import slice_frames
+from gsv_core.networks.layers import slice_frames, weights_kept
 from gsv_core.networks.semantic_to_wave import SemanticToWave, WaveForward
 from gsv_core.training.augmentation import Augmentation
 from gsv_core.training.batches import TrainingItem, WaveBatch, collate_wave, frames_of
@@ -31,10 +31,10 @@ from gsv_core.training.losses import (
     mel_loss,
 )
 from gsv_core.training.parallel import Reducer, part_of
+from gsv_core.training.precision import LossScale, autocast, resolved
 from gsv_core.training.schedules import PhasePlan, Trains
 from gsv_core.training.updates import (
     add_up,
-    autocast,
     changed_parameters,
     check_items,
     gradient_norm,
@@ -149,7 +149,9 @@ class WaveTrainer:
         self.device = torch.device(device)
         self.steps_done = 0
         self.skipped = 0
-        self.identity = identity_of(base.release, base.digest, voice, self.phase, plan)
+        self.precision = resolved(plan.precision, self.device)
+        self.scale, self.judge_scale = LossScale(self.precision), LossScale(self.precision)
+        self.identity = identity_of(base.release, base.digest, voice, self.phase, plan, self.precision)
         self.base = base
         self.spectrogram: SpectrogramConfig = RELEASES[base.release].spectrogram
         semantic_to_wave, judges = base.wave_networks()
@@ -232,7 +234,7 @@ class WaveTrainer:
 
     def step(self, batch: WaveBatch | Sequence[WaveBatch]) -> dict[str, float]:
         """Train both on `batch`, or on its parts; where a gradient is not finite the weights stay and the step counts
-        as skipped."""
+        as skipped, unless it was a loss scale that was too large."""
         assert self.generator_optimiser is not None, "a plan without steps has no step to take"
         assert self.discriminator_optimiser is not None, "a plan without steps has no step to take"
         parts = self._parts(parts_of(batch))
@@ -245,22 +247,25 @@ class WaveTrainer:
         self.discriminator_optimiser.zero_grad(set_to_none=True)
         judged = [self._learn_to_judge(part, made) for part in parts]
         add_up(self.discriminator_parameters, self.reducer)
-        finite = self._update(self.discriminator_optimiser, gradient_norm(self.discriminator_parameters))
+        (judgement,) = total([sum(judged)], self.reducer)
+        judges = self.discriminator_parameters
+        _, failed = self._update(self.discriminator_optimiser, judges, self.judge_scale, judgement)
 
         self.discriminators.requires_grad_(False)
         self.generator_optimiser.zero_grad(set_to_none=True)
         losses = [self._learn_to_speak(part, made) for part in parts]
         self.discriminators.requires_grad_(True)
         add_up(self.generator_parameters, self.reducer)
-        norm = gradient_norm(self.generator_parameters)
-        finite = self._update(self.generator_optimiser, norm) and finite
-
-        self.skipped += not finite
-        self.steps_done += 1
         columns = [sum(column) for column in zip(*losses, strict=True)] or [0.0] * len(_LOSSES)
-        summed = total([*columns, sum(judged)], self.reducer)
-        numbers = dict(zip((*_LOSSES, "discriminator"), summed, strict=True))
-        return numbers | {"gradient_norm": norm.item(), "learning_rate": rate}
+        summed = total(columns, self.reducer)
+        speaker = self.generator_parameters
+        norm, failed_too = self._update(self.generator_optimiser, speaker, self.scale, sum(summed))
+
+        self.skipped += failed or failed_too
+        self.steps_done += 1
+        numbers = dict(zip(_LOSSES, summed, strict=True)) | {"discriminator": judgement}
+        numbers |= self.scale.numbers() | self.judge_scale.numbers("discriminator_loss_scale")
+        return numbers | {"gradient_norm": norm, "learning_rate": rate}
 
     def _parts(self, batches: Sequence[WaveBatch]) -> list[_Part]:
         counts = [float(sum(len(b.clip_ids) for b in batches)), float(sum(int(b.lengths.sum()) for b in batches))]
@@ -290,7 +295,7 @@ class WaveTrainer:
         self.dropout.clips = clip_keys(
             [stable_seed(*keys, clip, "dropout") for clip in part.batch.clip_ids], self.device
         )
-        with autocast(self.device):
+        with autocast(self.device, self.precision):
             forward = self._forward(part.batch, part.noise, part.starts, part.reference)
         return _Made(forward, self._segments(part.batch, forward))
 
@@ -299,17 +304,17 @@ class WaveTrainer:
         if made is None:
             with torch.no_grad():
                 made = self._made(part)
-        with autocast(self.device):
+        with autocast(self.device, self.precision):
             judged = judge_both(self.discriminators, made.segments.recorded, made.segments.generated.detach())
         loss = discriminator_loss(*judged) * part.share
-        loss.backward()
+        self.judge_scale.up(loss).backward()
         return loss.item()
 
     def _learn_to_speak(self, part: _Part, made: _Made | None) -> tuple[float, ...]:
         """Add the generator's gradients of one part; its share of each of `_LOSSES`."""
         made = made or self._made(part)
         segments = made.segments
-        with autocast(self.device):
+        with autocast(self.device, self.precision), weights_kept(self.discriminators):
             with torch.no_grad():
                 recorded = self.discriminators(segments.recorded)
             generated = self.discriminators(segments.generated)
@@ -317,15 +322,20 @@ class WaveTrainer:
         matching = feature_matching_loss(recorded, generated) * part.share
         mel = mel_loss(segments.recorded_mel, segments.generated_mel) * part.share
         kl = _divergence(made.forward) * part.frame_share
-        (adversarial + matching + MEL_WEIGHT * mel + kl).backward()
+        self.scale.up(adversarial + matching + MEL_WEIGHT * mel + kl).backward()
         return mel.item(), kl.item(), adversarial.item(), matching.item()
 
-    def _update(self, optimiser: torch.optim.Optimizer, norm: Tensor) -> bool:
-        """Step unless the gradient is not finite; whether it stepped."""
-        if not torch.isfinite(norm):
-            return False
-        optimiser.step()
-        return True
+    def _update(
+        self, optimiser: torch.optim.Optimizer, parameters: Sequence[Tensor], scale: LossScale, loss: float
+    ) -> tuple[float, bool]:
+        """Step unless the gradient is not finite: its norm, and whether that counts as a skipped step."""
+        scale.down(parameters)
+        norm = gradient_norm(parameters)
+        finite = bool(torch.isfinite(norm))
+        if finite:
+            optimiser.step()
+        searching = scale.settle(finite=finite, loss=loss)
+        return norm.item(), not finite and not searching
 
     @torch.no_grad()
     def evaluate(self, items: Sequence[TrainingItem]) -> dict[str, float]:
@@ -344,7 +354,7 @@ class WaveTrainer:
             batch = batch.to(self.device)
             for segment in range(HELD_OUT_SEGMENTS):
                 starts = (room * segment // max(1, HELD_OUT_SEGMENTS - 1)).to(self.device)
-                with autocast(self.device):
+                with autocast(self.device, self.precision):
                     forward = self._forward(batch, noise, starts)
                 segments = self._segments(batch, forward)
                 share = len(batch.clip_ids) / len(items) / HELD_OUT_SEGMENTS
@@ -367,7 +377,7 @@ class WaveTrainer:
             batch = self._collate([item], [0]).to(self.device)
             frames = int(batch.lengths[0])
             spectrogram = batch.spectrogram[..., :frames]
-            with autocast(self.device):
+            with autocast(self.device, self.precision):
                 wave = self.network.decode(
                     self.network.encode_tokens(batch.content[..., :frames]),
                     batch.phoneme_ids[:, : int(batch.phoneme_lengths[0])],
@@ -443,6 +453,7 @@ class WaveTrainer:
             "discriminator_optimiser": (
                 self.discriminator_optimiser.state_dict() if self.discriminator_optimiser else {}
             ),
+            "loss_scales": [self.scale.state(), self.judge_scale.state()],
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -452,6 +463,9 @@ class WaveTrainer:
         if self.generator_optimiser is not None and self.discriminator_optimiser is not None:
             self.generator_optimiser.load_state_dict(state["generator_optimiser"])
             self.discriminator_optimiser.load_state_dict(state["discriminator_optimiser"])
+        # Checkpoints from before there were scales are float32's, where they do nothing.
+        for scale, saved in zip((self.scale, self.judge_scale), state.get("loss_scales", ()), strict=False):
+            scale.load_state(saved)
 
 
 def _divergence(forward: WaveForward) -> Tensor:

@@ -106,7 +106,28 @@ def _step(options: argparse.Namespace, step: str) -> int:
         say_json(result, indent=1)
     else:
         say_table(("voice", "run", step), [[row["voice"], row["run_id"], row["outcome"]] for row in result])
+        for row in result:
+            if "scores" in row:
+                _show_scores(row)
     return TROUBLED if any(row["failed"] for row in result) else DONE
+
+
+def _show_scores(row: dict[str, Any]) -> None:
+    """The pairs of a voice beside the untuned base and its recordings."""
+    measures = ("score", "character_error_rate", "likeness", "quality", "mel_cepstral_distance")
+    say()
+    say_table(
+        (row["voice"], "score", "CER", "likeness", "quality", "MCD dB", ""),
+        [
+            [
+                line["what"],
+                *(number(line.get(name)) for name in measures),
+                "chosen" if line["what"] == row["chosen"] else "",
+            ]
+            for line in row["scores"]
+        ],
+    )
+    say(row["page"])
 
 
 def _recordings(options: argparse.Namespace, workspace: Path) -> Path:
@@ -165,8 +186,9 @@ def _show_summary(summary: "Summary", options: argparse.Namespace) -> None:
             say(f"\n{voice.voice}: version {voice.version} {voice.champion}")
     engines = summary.engines
     say(
-        f"\nCER by {engines['recogniser']} (lower is better), likeness by {engines['speaker_verifier']}, which also "
-        f"screened the data, quality by {engines['quality']} (1 to 5)."
+        f"\nCER by {engines['recogniser']} (lower is better), likeness by {engines['speaker_verifier']}"
+        f"{'' if summary.likeness_independent else ', which also screened the data'}, "
+        f"quality by {engines['quality']} (1 to 5)."
     )
     say(f"\nreport   {summary.report}")
     say(f"mlflow   {_mlflow_command(summary.tracking_uri)}")

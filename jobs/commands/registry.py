@@ -9,7 +9,7 @@ from jobs.terminal import complain, say, say_json, say_table
 if TYPE_CHECKING:
     from jobs.config import JobConfig
     from jobs.promote import Verdict
-    from jobs.reproduce import Provenance
+    from jobs.reproduce import Again, Provenance
     from jobs.tracking import Registry
 
 
@@ -80,22 +80,26 @@ def _reproduce(options: argparse.Namespace) -> int:
     workspace = Workspace.open(options.workspace)
     version = registry.version_of(options.voice, version=options.version, alias=options.alias)
     found = provenance(registry, version, options.voice, workspace, config)
-    weights: dict[str, str] | None = None
+    again: Again | None = None
     if options.again and found.can_run:
-        with progress_for(json_output=options.json).bar("train again") as bar:
-            weights = train_again(
-                found, workspace, config, on_step=lambda step: bar.update(step.done, step.total, step.phase)
+        with (
+            progress_for(json_output=options.json).bar("train again") as bar,
+            registry.files_of(version) as registered,
+        ):
+            again = train_again(
+                found, registered, workspace, config, on_step=lambda step: bar.update(step.done, step.total, step.phase)
             )
     if options.json:
         needs = [{**vars(need), "met": need.met} for need in found.needs]
-        say_json({**vars(found), "needs": needs, "can_run": found.can_run, "trained_again": weights}, indent=1)
+        trained = {"trained_again": again.weights, "distances": again.distances} if again else {"trained_again": None}
+        say_json({**vars(found), "needs": needs, "can_run": found.can_run, **trained}, indent=1)
     else:
-        _show_provenance(found, weights)
-    same = weights == found.weights if options.again else found.can_run
+        _show_provenance(found, again)
+    same = again is not None and again.confirms(found) if options.again else found.can_run
     return DONE if same else TROUBLED
 
 
-def _show_provenance(found: "Provenance", weights: dict[str, str] | None) -> None:
+def _show_provenance(found: "Provenance", again: "Again | None") -> None:
     say(f"{found.voice} version {found.version}, run {found.run_id}")
     rows = [
         [
@@ -109,9 +113,12 @@ def _show_provenance(found: "Provenance", weights: dict[str, str] | None) -> Non
     say_table(("made of", "which", "here", "present"), rows)
     if found.on_gpu:
         say("It was trained on a GPU: a second training comes near, and not to the same bytes.")
-    if weights is not None:
+    if found.packed:
+        say("It shared its batches with other voices: a second training comes near, and not to the same bytes.")
+    if again is not None:
         for half, digest in found.weights.items():
-            result = "identical" if weights[half] == digest else f"differs: {weights[half][:16]}"
+            same = again.weights[half] == digest
+            result = "identical" if same else f"differs: {again.weights[half][:16]}, by {again.distances[half]:.2g}"
             say(f"{half} weights {digest[:16]}: {result}")
     elif found.can_run:
         say("All that decides is here: --run trains it again and compares the weights.")
@@ -120,13 +127,9 @@ def _show_provenance(found: "Provenance", weights: dict[str, str] | None) -> Non
 
 
 def _registry(options: argparse.Namespace, config: "JobConfig") -> "Registry":
-    """The registry, if it answers. Raises ValueError, in one line, where it does not."""
-    from jobs.tracking import Registry, check_reachable
+    from jobs.tracking import Registry
 
-    registry = Registry(tracking_uri_of(options, config), prefix=config.registry.prefix)
-    if registry.store.sqlite_path is None:
-        check_reachable(registry.store)
-    return registry
+    return Registry(tracking_uri_of(options, config), prefix=config.registry.prefix)
 
 
 def _add_promote(parser: argparse.ArgumentParser) -> None:

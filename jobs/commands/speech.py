@@ -159,7 +159,7 @@ def _blend(options: argparse.Namespace) -> int:
         say_json({"voice": plan.name, "parts": parts, "consent": plan.consent is not None, **made})
         return DONE
     for part in parts:
-        consent = part["consent_id"] or "no consent"
+        consent = f"consent {part['consent_id']}" if part["consent_id"] else "no consent"
         say(f"{100 * part['share']:5.1f} %  {part['voice']}, {part['model']} v{part['version']}, {consent}")
     if options.dry_run:
         say(f"would be registered as voice {plan.name!r}; nothing was done")

@@ -13,7 +13,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.tracking.store import REPORT_FOLDER, RUN_ID_TAG, Store, exists_already, is_missing, until_alone
+from jobs.tracking.store import (
+    REPORT_FOLDER,
+    RUN_ID_TAG,
+    Store,
+    check_reachable,
+    exists_already,
+    is_missing,
+    until_alone,
+)
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -81,6 +89,7 @@ class Registry:
     def __init__(self, uri: str, *, prefix: str = "gsv-") -> None:
         self.store = Store(uri)
         self.prefix = prefix
+        self._answered = False
 
     def name_of(self, voice: str) -> str:
         """The registered model of a voice."""
@@ -430,9 +439,13 @@ class Registry:
         return True
 
     def _check_present(self) -> None:
+        """See once that there is a store and that it answers: MLflow itself would ask a dead one again and again."""
         path = self.store.sqlite_path
         if path is not None and not path.is_file():
             raise ValueError(f"no MLflow store at {path}; register a voice first with `gsv onboard`")
+        if path is None and not self._answered:
+            check_reachable(self.store)
+            self._answered = True
 
 
 def _all_pages(search: Callable[[str | None], Any]) -> list[Any]:

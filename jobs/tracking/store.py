@@ -3,6 +3,7 @@
 import logging
 import os
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -193,5 +194,7 @@ def without_password(uri: str) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """What `error` says, without what libraries append to it."""
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    """What `error` says, without what libraries append to it or wrap it in."""
+    line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    refused = re.search(r"Max retries exceeded.*\[Errno -?\d+\] ([^'\")]+)", line)
+    return f"nobody answers there ({refused[1].strip().lower()})" if refused else line

@@ -118,7 +118,8 @@ def interval_chart(
         return Markup("")
     ends = [end for mark in marks for end in (mark.value, *(mark.interval or ()))]
     ticks = _ticks(min(ends), max(ends), 2)
-    left, right = 14 + 1.1 * _CHARACTER * max(len(mark.name) for mark in marks), _WIDTH - 46
+    left = 14 + 1.1 * _CHARACTER * max(len(mark.name) for mark in marks)
+    right = _WIDTH - 14 - 1.1 * _CHARACTER * max(len(show(mark.value)) for mark in marks)
     bottom = _TOP + _ROW * len(marks)
     x_of = _scale(min(*ends, ticks[0]), max(*ends, ticks[-1]), left, right)
     parts: list[Markup] = []

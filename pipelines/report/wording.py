@@ -86,6 +86,9 @@ SETTINGS = {
     "semantic": "GPT",
     "wave": "SoVITS",
     "train_seconds": "Training took",
+    "step_seconds": "Gradient steps took",
+    "batch_seconds": "Waiting for batches",
+    "held_out_seconds": "Held-out clips took",
     "evaluate_seconds": "Evaluation took",
     "gpu_seconds": "GPU time",
 }

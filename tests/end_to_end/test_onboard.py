@@ -18,7 +18,7 @@ import webdataset
 FEW_STEPS = (
     "--set=training.semantic={steps: 16, save_every: 8, evaluate_every: 4, warm_up_steps: 2}",
     "--set=training.wave={steps: 12, save_every: 6, evaluate_every: 4, warm_up_steps: 2}",
-    "--set=evaluation={utterances: 1, sentences: 0, prompts: 0}",
+    "--set=evaluation={utterances: 1, sentences: 0, common: 0, prompts: 0}",
     "--set=registry.sentences_at_saves=0",
 )
 

@@ -28,7 +28,7 @@ CONFIG = JobConfig(
         semantic={"steps": 12, "save_every": 6, "evaluate_every": 6, "warm_up_steps": 2},
         wave={"steps": 6, "save_every": 6, "evaluate_every": 6, "warm_up_steps": 2, "longest_frames": 96},
     ),
-    evaluation=EvaluationConfig(utterances=1, sentences=1, prompts=2),
+    evaluation=EvaluationConfig(utterances=1, sentences=1, common=2, prompts=2),
     cluster=ClusterConfig(cpus=2),
 )
 

@@ -32,6 +32,16 @@ def test_both_ways_and_the_batched_path_are_measured(small: None, tmp_path: Path
     assert float(batched.shape.split(": ")[1].split(" ")[0]) < 1e-4
 
 
+def test_the_other_way_is_transformers_own_network_and_gives_the_same(
+    small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench_features.save_untrained(tmp_path)
+    [wave] = made_waves((0.5,))
+    ours = bench_features._our_encoder(tmp_path)(wave)
+    monkeypatch.delattr(bench_features, "HubertContentEncoder")
+    torch.testing.assert_close(bench_features._upstream_encoder(tmp_path)(wave), ours, atol=1e-5, rtol=0)
+
+
 def test_waves_are_as_long_as_asked_for_and_always_the_same() -> None:
     assert [len(wave) for wave in made_waves((0.5, 1.0))] == [8_000, 16_000]
     assert made_waves((0.5,))[0].tobytes() == made_waves((0.5,))[0].tobytes()

@@ -1,10 +1,12 @@
 import json
 
 import pytest
+import torch
 
 from gsv_core.checkpoints.releases import RELEASES, Release
+from gsv_core.training.precision import Precision
 from jobs.bench import Bench
-from jobs.bench_train import PHONEMES, TOKENS, measure_training
+from jobs.bench_train import PHONEMES, TOKENS, measure_training, precisions_of
 from jobs.command import DONE
 from jobs.commands.bench import COMMANDS
 from tests.jobs.test_bench import _options
@@ -18,7 +20,10 @@ def test_the_batch_is_the_one_that_upstream_was_measured_with():
 
 
 def test_a_semantic_step_is_measured_with_and_without_its_optimiser():
-    learning, step, making = measure_training(NANO, ["semantic"])
+    *measured, making = measure_training(NANO, ["semantic"])
+    learning, step = measured[-2:]
+    precisions = precisions_of(NANO.device)
+    assert [figure.shape.rpartition(" ")[2] for figure in measured[::2]] == precisions
     assert learning.rate == pytest.approx(1468 / learning.seconds)
     assert step.rate == pytest.approx(1468 / step.seconds)
     assert making.rate == pytest.approx(100 * making.seconds / (making.seconds + step.seconds))
@@ -26,10 +31,19 @@ def test_a_semantic_step_is_measured_with_and_without_its_optimiser():
 
 
 def test_a_wave_step_is_measured():
-    step, making = measure_training(NANO, ["wave"])
+    *steps, making = measure_training(NANO, ["wave"])
+    step = steps[-1]
+    assert len(steps) == len(precisions_of(NANO.device))
     assert "segments of 20,480 samples" in step.shape
     assert step.rate == pytest.approx(1 / step.seconds)
     assert 0 < making.rate < 50
+
+
+def test_bfloat16_is_measured_on_a_cpu_that_multiplies_it(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    assert precisions_of(torch.device("cpu")) == [Precision.FLOAT32]
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    assert precisions_of(torch.device("cpu")) == [Precision.FLOAT32, Precision.BFLOAT16]
 
 
 def test_shards_are_read_from_disk():

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gsv_core.checkpoints.releases import Release
+from gsv_core.training.precision import Precision
 from jobs.config import JobConfig, load_config
 
 CONFIGS = Path(__file__).resolve().parents[2] / "jobs" / "configs"
@@ -47,6 +48,12 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_any_override_is_taken_or_refused(text: str) -> None:
     with suppress(ValueError):
         assert isinstance(load_config(None, [text]), JobConfig)
+
+
+def test_the_precision_of_training_is_one_of_four() -> None:
+    assert load_config(None, ["training.precision=bfloat16"]).training.precision is Precision.BFLOAT16
+    with pytest.raises(ValueError, match="expected one of auto, float32, bfloat16, float16"):
+        load_config(None, ["training.precision=half"])
 
 
 def test_a_number_with_an_exponent_and_no_dot_is_a_number() -> None:

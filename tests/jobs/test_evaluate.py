@@ -64,6 +64,11 @@ def test_every_pair_is_scored_beside_the_base_and_the_recordings(scored: ScoredC
                     assert utterance["numbers"]["voicing_error"] is not None
         chosen = {half: scores["best"][half] for half in ("semantic", "wave")}
         assert chosen in [{half: entry[half] for half in chosen} for entry in scores["pairs"]]
+        # What versions are compared on is said by the chosen pair alone, and counts in no mean.
+        assert [record["name"] for record in scores["common"]] == ["en-2"]
+        assert (folder / scores["common"][0]["audio"]).is_file()
+        assert scores["common"][0]["numbers"]["likeness"] is not None
+        assert all("en-2" not in str(pair["utterances"]) for pair in scores["pairs"])
         prompts = json.loads((folder / "prompts.json").read_text())
         assert scores["prompt"] == prompts["default"] == json.loads((folder / "prompt.json").read_text())["clip_id"]
         train = {row.clip_id for row in task.rows if row.split == "train"}

@@ -73,7 +73,7 @@ def test_one_table_one_chart_and_the_audio_beside_it(run_dir: Path) -> None:
     assert "GPT 40 + SoVITS 30</b> is chosen of 2 saved pairs" in text
     assert "0.600 – 0.700" in text  # the likeness of the chosen pair's two sentences
     assert "not independent" in text
-    assert "its end cut" in text
+    assert "end cut off" in text
     # Two sentences by two pairs, base and recordings; two Prompts.
     assert text.count("<audio") == 2 * 4 + 2
     assert "Prompt, calm" in text

@@ -6,8 +6,10 @@ are bit for bit those of a training that nothing disturbed.
 
 import json
 import os
+import re
 import shutil
 import signal
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,13 +18,17 @@ from typing import Any
 
 import pytest
 from ray.cluster_utils import Cluster as Nodes
+from safetensors.torch import load_file
 
+from gsv_core.synthesis.synthesiser import Synthesiser
 from jobs.cluster import Cluster
 from jobs.fleet import train_fleet
 from jobs.onboard import choose
+from jobs.prepare import open_prepared
 from jobs.progress import Silent
-from jobs.train import VoiceTask, is_trained, train_voice
-from jobs.worker_group import FleetSettings
+from jobs.train import VoiceTask, is_trained, saved_weights, train_voice
+from jobs.worker_group import Budget, FleetSettings
+from jobs.workspace import Workspace
 from tests.jobs.conftest import CONFIG, MadeCorpus, one_thread
 from tests.jobs.processes import parent_of, processes_titled
 from tests.jobs.train_drills import SEMANTIC, WAVE, Training, Undisturbed, digests, moment
@@ -129,6 +135,35 @@ def test_a_worker_that_is_asked_to_end_saves_the_step_it_has_reached(
 
 
 @pytest.mark.slow
+def test_a_budget_that_is_spent_on_the_way_saves_and_says_what_is_left(
+    made: MadeCorpus, cluster: Cluster, tmp_path: Path, weights_of: Weights
+) -> None:
+    """The clock is set forward by two hours when 20 steps are made; without a bound the voice goes on there."""
+    alone = longer(made.task("ada", tmp_path / "alone"), save_every=1000)
+    with one_thread():
+        assert train_voice(alone, made.base)
+    task = replace(alone, run_dir=str(tmp_path / "bounded"))
+    progress = Disturbing(20, lambda: None)
+
+    class Hour(Budget):
+        def spent(self, seconds: float, gpus: float) -> str | None:
+            return super().spent(seconds + (7200 if progress.disturbed_at is not None else 0), gpus)
+
+    settings = replace(SETTINGS, budget=Hour(hours=1))
+    errors = train_fleet([task], settings, cluster, tmp_path, progress)
+    assert errors.keys() == {"ada"}
+    left = re.fullmatch(
+        r"not trained: the budget of 1 hours is spent; saved at step (\d+) of (\d+), the same command goes on there",
+        errors["ada"],
+    )
+    assert left is not None, errors["ada"]
+    assert 20 <= int(left[1]) < int(left[2]) == task.steps
+    assert not is_trained(task)
+    assert train_fleet([task], SETTINGS, cluster, tmp_path, Silent()) == {}
+    assert weights_of(task) == weights_of(alone)
+
+
+@pytest.mark.slow
 def test_two_workers_train_one_voice_to_the_curve_of_one(
     made: MadeCorpus, trained: dict[str, VoiceTask], cluster: Cluster, tmp_path: Path
 ) -> None:
@@ -164,6 +199,57 @@ def undisturbed(made: MadeCorpus, tmp_path_factory: pytest.TempPathFactory) -> U
     return Undisturbed(
         workspace=made.workspace, runs=runs, files=files, steps=sum(task.steps for task in tasks.values())
     )
+
+
+@pytest.mark.slow
+def test_voices_that_share_a_batch_through_the_program(made: MadeCorpus, tmp_path: Path) -> None:
+    """Three voices, two at a time in one worker: near to what each becomes alone, and all that a run leaves."""
+    corpus = Workspace.open(tmp_path / "w")
+    shutil.copytree(made.workspace.root, corpus.root, ignore=shutil.ignore_patterns("runs"), dirs_exist_ok=True)
+    # The third voice is the first one's speech under another name, which draws otherwise.
+    shutil.copytree(corpus.voice("ada"), corpus.voice("eve"))
+    for path, more in ((corpus.voice("eve") / "voice.json", {"voice": "eve"}), (corpus.corpus / "corpus.json", {})):
+        described = json.loads(path.read_text()) | more
+        if "voices" in described:
+            described["voices"] = ["ada", "eve", "linus"]
+        path.write_text(json.dumps(described))
+    low_rank = {**SEMANTIC, "steps": 30, "save_every": 15, "trains": "low_rank", "rank": 4}
+    config = replace(CONFIG, training=replace(CONFIG.training, semantic=low_rank, wave=WAVE, pack=2))
+    prepared = open_prepared(corpus, config)
+    _, tasks = choose(prepared, corpus, config)
+    assert tasks.keys() == {"ada", "eve", "linus"}
+
+    set_plan = f"training.semantic={json.dumps(low_rank)}"
+    began = time.monotonic()
+    unstruck = Undisturbed(workspace=corpus, runs={}, files={}, steps=0)
+    training = Training(unstruck, corpus.root, "--cpus=1", "--set", "training.pack=2", "--set", set_plan)
+    assert training.end() == 0, training.stderr()[-3000:]
+    took = time.monotonic() - began
+
+    costs = []
+    for voice, task in tasks.items():
+        packed, alone = Path(task.run_dir), tmp_path / "alone" / voice
+        assert is_trained(task)
+        assert json.loads((packed / "run.json").read_text())["packed"] is True
+        costs.append(json.loads((packed / "cost.json").read_text())["train_seconds"])
+        with one_thread():
+            assert train_voice(replace(task, run_dir=str(alone)), prepared.base)
+        ours, theirs = (
+            [json.loads(line) for line in (folder / "curves.jsonl").read_text().splitlines()]
+            for folder in (packed, alone)
+        )
+        assert [(one["phase"], one["step"], one["kind"]) for one in ours] == [
+            (one["phase"], one["step"], one["kind"]) for one in theirs
+        ]
+        assert saved_weights(packed) == saved_weights(alone)
+        for path in sorted((packed / "weights").iterdir()):
+            found, wanted = load_file(path), load_file(alone / "weights" / path.name)
+            assert found.keys() == wanted.keys()
+            for name, tensor in wanted.items():
+                assert (found[name] - tensor).norm() <= 0.005 * tensor.norm(), f"{voice} {name}"
+        newest = [packed / "weights" / f"{names[-1]}.safetensors" for names in saved_weights(packed).values()]
+        assert Synthesiser(prepared.base, *newest).base.release == prepared.base.release
+    assert sum(costs) < took
 
 
 @pytest.mark.slow

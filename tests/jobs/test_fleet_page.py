@@ -93,6 +93,9 @@ def test_every_voice_with_its_state_its_cost_and_its_champion(workspace: Workspa
     assert ada.cost["train_seconds"] == 41.2
     assert ada.summary.seconds_in == pytest.approx(ada.summary.seconds_kept + 7.5, abs=0.11)
     assert [entry.move.after for entry in fleet.moves] == [2]
+    both = seen(workspace, Asked([MOVE, Move(**{**asdict(MOVE), "alias": "champion-nano"})]))
+    assert [aliases for _, aliases in both.moved] == ["champion, champion-nano"]
+    assert "champion, champion-nano" in fleet_page(both)
     assert fleet.before is None
     assert fleet.changes == ()
 

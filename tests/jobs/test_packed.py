@@ -1,6 +1,7 @@
 """Voices trained in one batch leave the run folders that they leave alone."""
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,7 +54,14 @@ def test_a_packed_run_leaves_what_a_run_alone_leaves(base: BaseModel, voices: li
     with one_thread():
         for task in alone:
             assert train_voice(task, base)
+        began = time.monotonic()
         outcomes = train_packed(lambda: next(waiting, None), base, seats=2, on_step=steps.append, on_end=ended.append)
+        took = time.monotonic() - began
+    costs = [json.loads((Path(task.run_dir) / "cost.json").read_text()) for task in packed]
+    # Each is told its share of the time, and not the whole of it.
+    assert 0.5 * took < sum(cost["train_seconds"] for cost in costs) <= took
+    assert all(cost["step_seconds"] + cost["batch_seconds"] <= cost["train_seconds"] for cost in costs)
+    assert sum(one.seconds for outcome in outcomes for one in outcome.measured) <= took
     assert {outcome.task.voice for outcome in outcomes} == {*VOICES, "nobody"}
     assert sorted(outcome.task.voice for outcome in ended) == sorted(outcome.task.voice for outcome in outcomes)
     by_voice = {outcome.task.voice: outcome for outcome in outcomes}

@@ -9,7 +9,7 @@ import pytest
 
 import jobs.promote
 from jobs.config import GateConfig, JobConfig, RegistryConfig
-from jobs.promote import Verdict, compare, consent_of, promote, rollback, speaks_alone, version_before
+from jobs.promote import Verdict, compare, consent_of, promote, rollback, speaks_alone, spoken_of, version_before
 from jobs.register import describe_voice, register_voice
 from jobs.tracking import Move, RegisteredVersion, Tracker
 from jobs.workspace import Workspace
@@ -73,8 +73,8 @@ def test_the_first_becomes_champion_and_a_worse_one_is_refused_with_numbers(
     verdict = promote(tracker.registry, voice, CONFIG)
     assert (verdict.version, verdict.moved, verdict.is_champion) == (worse.version, (), False)
     assert (
-        "character error rate 0.300 against 0.100 on 6 sentences: worse by +0.200, at most +0.200, allowed +0.05"
-        in verdict.refusals[0]
+        "character error rate 0.300 against 0.100 on 6 sentences: worse by 0.2, at worst worse by 0.2; "
+        "allowed is worse by 0.05" in verdict.refusals[0]
     )
     assert "likeness 0.600 against 0.800" in verdict.refusals[1]
     assert aliases(tracker, voice) == {"champion-nano": first.version, "champion": first.version}
@@ -251,6 +251,7 @@ def test_measures_of_the_gate_count_towards_worse() -> None:
     candidate = {(str(n), "text"): {"likeness": 0.9, "quality": 2.5} for n in range(6)}
     likeness, quality = compare(candidate, champion, GateConfig(), ("likeness", "quality", "character_error_rate"))
     assert (likeness.worse_by, likeness.passed) == (pytest.approx(-0.1), True)
+    assert str(likeness).endswith("better by 0.1, at worst better by 0.1; allowed is worse by 0.03")
     assert (quality.worse_by, quality.passed) == (pytest.approx(0.5), False)
     other = {(str(n), "another text"): {"likeness": 0.9} for n in range(6)}
     assert compare(other, champion, GateConfig(), ("likeness",)) == []
@@ -269,6 +270,18 @@ def test_a_version_speaks_with_its_own_code_in_a_process_of_its_own(
     said = speaks_alone(tracker.registry, version, models=None, timeout_s=300)
     assert said.startswith("it does not load and speak in a process of its own: ValueError")
     assert speaks_alone(tracker.registry, version, models=None, timeout_s=0.01) == "it did not speak within 0.01 s"
+
+
+def test_what_the_chosen_pair_alone_said_is_compared_too() -> None:
+    numbers = {"character_error_rate": 0.1, "likeness": 0.9, "quality": None, "loop_s": 0.2}
+    records = [{"name": f"en-{number}", "text": "Said.", "numbers": numbers} for number in range(5)]
+    halves = {"semantic": "a", "wave": "b"}
+    scores = {"best": halves, "pairs": [{**halves, "utterances": records[:1]}], "common": records[1:]}
+    spoken = spoken_of(scores)
+    assert spoken.keys() == {(f"en-{number}", "Said.") for number in range(5)}
+    assert spoken["en-4", "Said."] == {"character_error_rate": 0.1, "likeness": 0.9}
+    assert [found.sentences for found in compare(spoken, spoken, GateConfig(), ("likeness",))] == [5]
+    assert spoken_of({**scores, "common": []}).keys() == {("en-0", "Said.")}
 
 
 def test_a_verdict_is_json() -> None:

@@ -7,11 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from gsv_core.checkpoints.base import load_base
+from gsv_core.checkpoints.hub import file_digest
+from gsv_core.training.schedules import Trains
+from jobs.packed import train_packed
 from jobs.register import register_voice
 from jobs.reproduce import Provenance, provenance, read_selection, recipe_of, train_again
 from jobs.tracking import RegisteredVersion, Tracker
+from jobs.train import VoiceTask
 from jobs.workspace import Workspace
-from tests.jobs.conftest import CONFIG, ScoredCorpus
+from tests.jobs.conftest import CONFIG, ScoredCorpus, one_thread
 from tests.jobs.run_fixture import write_nano_run
 
 
@@ -50,21 +55,71 @@ def test_everything_is_here_where_it_was_trained(found: Provenance, tracker: Tra
     assert recipe_of(found.record["recipe"]).record() == found.record["recipe"]
 
 
-def test_the_same_training_gives_the_same_bytes(found: Provenance, workspace: Workspace) -> None:
+def test_the_same_training_gives_the_same_bytes(
+    found: Provenance, tracker: Tracker, version: RegisteredVersion, workspace: Workspace
+) -> None:
     steps = []
-    assert train_again(found, workspace, CONFIG, on_step=steps.append) == found.weights
+    with tracker.registry.files_of(version) as files:
+        again = train_again(found, files, workspace, CONFIG, on_step=steps.append)
+    assert again.weights == found.weights
+    assert set(again.distances.values()) == {0.0}
+    assert again.confirms(found)
     assert steps
     assert not (workspace.root / "reproduced" / found.voice / found.run_id).exists()
 
 
-def test_another_seed_gives_other_bytes(found: Provenance, workspace: Workspace) -> None:
+def test_another_seed_gives_other_bytes(
+    found: Provenance, tracker: Tracker, version: RegisteredVersion, workspace: Workspace
+) -> None:
     recipe = {
         name: {**plan, "seed": 7, "steps": 2, "save_every": 2} if isinstance(plan, dict) else plan
         for name, plan in found.record["recipe"].items()
     }
     saves = {half: f"{half}-s000002" for half in found.saves}
     other = replace(found, run_id="other", record={**found.record, "recipe": recipe}, saves=saves)
-    assert not set(train_again(other, workspace, CONFIG).values()) & set(found.weights.values())
+    with tracker.registry.files_of(version) as files:
+        again = train_again(other, files, workspace, CONFIG)
+    assert not set(again.weights.values()) & set(found.weights.values())
+    assert min(again.distances.values()) > 0
+    assert not again.confirms(found)
+
+
+def test_a_voice_that_shared_its_batches_comes_near(
+    found: Provenance, tracker: Tracker, workspace: Workspace, scored: ScoredCorpus, tmp_path: Path
+) -> None:
+    """Registered from a pack of two; trained again it sits alone."""
+    ours, other = (scored.tasks[voice] for voice in sorted(scored.tasks))
+    base = load_base("nano")
+
+    def packed(task: VoiceTask) -> VoiceTask:
+        semantic = replace(task.recipe.semantic, trains=Trains.LOW_RANK, rank=4, learning_rate=1e-3)
+        wave = replace(task.recipe.wave, steps=0, trains=Trains.NOTHING)
+        recipe = replace(task.recipe, semantic=semantic, wave=wave)
+        record = {**task.record, "packed": True, "recipe": recipe.record(), "run_id": "packed"}
+        run_dir = str(tmp_path / task.voice)
+        return replace(task, recipe=recipe, record=record, run_id="packed", run_dir=run_dir)
+
+    waiting = iter([packed(ours), packed(other)])
+    with one_thread():
+        assert all(outcome.finished for outcome in train_packed(lambda: next(waiting, None), base, seats=2))
+    weights = {half: sorted((tmp_path / ours.voice / "weights").glob(f"{half}-*"))[-1] for half in found.weights}
+    registered = tmp_path / "registered"
+    registered.mkdir()
+    for half, path in weights.items():
+        shutil.copy(path, registered / f"{half}.safetensors")
+    shared = replace(
+        found,
+        run_id="packed",
+        record=packed(ours).record,
+        weights={half: file_digest(path) for half, path in weights.items()},
+        saves={half: path.stem for half, path in weights.items()},
+    )
+    again = train_again(shared, registered, workspace, CONFIG)
+    assert again.confirms(shared)
+    assert again.distances["wave"] == 0
+    assert 0 < again.distances["semantic"] < 0.01
+    nearly = replace(again, weights={**again.weights, "semantic": "other"})
+    assert not nearly.confirms(replace(shared, record=found.record))
 
 
 def test_what_is_missing_is_named_and_nothing_is_trained(
@@ -75,7 +130,7 @@ def test_what_is_missing_is_named_and_nothing_is_trained(
     assert [need.what for need in there.needs if not need.met] == ["corpus", "selection"]
     assert not there.can_run
     with pytest.raises(ValueError, match=r"cannot be trained again here: selection"):
-        train_again(there, empty, CONFIG)
+        train_again(there, tmp_path, empty, CONFIG)
 
 
 def test_a_selection_that_was_changed_is_not_taken(found: Provenance, workspace: Workspace, tmp_path: Path) -> None:

@@ -242,7 +242,8 @@ def test_a_voice_that_is_told_of_while_it_trains_gets_the_same_weights(
     sent = spool.sent(tracker.target)
     assert sent is not None
     saves = tracker.store.client.list_artifacts(sent.run_id, "audio/at_saves")
-    assert {Path(entry.path).name for entry in saves} == {name.split(".")[0] for name in weights_of(task)}
+    heard = {name.split(".")[0] for name in weights_of(task) if name.startswith("wave")}
+    assert {Path(entry.path).name for entry in saves} == heard
     (first, second) = tracker.store.client.list_artifacts(sent.run_id, saves[-1].path)
     assert (Path(first.path).name, Path(second.path).name) == ("en-1.wav", "en-2.wav")
 

@@ -183,8 +183,10 @@ def test_addresses_that_cannot_work_are_named_before_any_work(tmp_path: Path) ->
     with pytest.raises(ValueError, match="choose another workspace"):
         Tracker(f"sqlite:///{tmp_path}/file/mlflow.db", "corpus").prepare()
     started = time.monotonic()
-    with pytest.raises(ValueError, match="cannot be reached"):
+    with pytest.raises(ValueError, match=r"cannot be reached: nobody answers there \(connection refused\)"):
         Tracker(f"http://127.0.0.1:{free_port()}", "corpus").prepare()
+    with pytest.raises(ValueError, match=r"cannot be reached: nobody answers there \(connection refused\)"):
+        Registry(f"http://127.0.0.1:{free_port()}").version_of("anna")
     with pytest.raises(ValueError, match="cannot be reached") as caught:
         Tracker(f"postgresql://gsv:{PASSWORD}@127.0.0.1:{free_port()}/x", "corpus").prepare()
     assert time.monotonic() - started < 15

@@ -14,6 +14,7 @@ import torch
 from gsv_core.checkpoints.checkpoint import SaveError
 from gsv_core.synthesis.synthesiser import Prompt
 from gsv_core.training.memory import estimate
+from gsv_core.training.precision import Precision
 from gsv_core.training.semantic_trainer import SemanticTrainer
 from jobs.config import TrainingConfig
 from jobs.train import Step, VoiceTask, choose_prompt, is_trained, plan_run, saved_weights, train_voice
@@ -110,6 +111,8 @@ def test_the_same_inputs_name_the_same_run_and_others_another(made: MadeCorpus) 
     others = [run_id(seed=1), run_id(wave={"steps": 3}), run_id(wave={"augment": True}), run_id(workers_per_voice=2)]
     others += [run_id(semantic={"patience": 3}), run_id(semantic={"preference": True})]
     assert len({run_id(), *others}) == 1 + len(others)
+    # On a CPU `auto` is float32, and says no more than what was there before there was another.
+    assert run_id(precision=Precision.FLOAT32) == run_id() != run_id(precision=Precision.BFLOAT16)
     fewer = replace(CONFIG, training=TrainingConfig())
     assert plan_run(voice, selection, made.base, "", fewer, made.workspace).recipe.semantic.steps == 60
 

@@ -6,7 +6,7 @@ import pytest
 
 from gsv_core.checkpoints.releases import Release
 from gsv_core.training.schedules import PhasePlan
-from jobs.training_cost import Measured, Rates, makespan, rate_key, work_of
+from jobs.training_cost import Measured, Rates, SharedClock, makespan, rate_key, work_of
 from pipelines.rows import RATE_HZ, SelectionRow
 
 PLAN = PhasePlan(steps=20, batch_size=4, learning_rate=1e-4, evaluate_every=10, longest_frames=100)
@@ -65,3 +65,17 @@ def test_the_longest_first_ends_when_the_last_worker_does() -> None:
     assert makespan([4.0, 3.0, 2.0], 2) == 5.0
     assert makespan([], 3) == 0.0
     assert makespan([7.0], 3) == 7.0
+
+
+def test_voices_in_hand_at_once_share_the_seconds() -> None:
+    now = 100.0
+    clock = SharedClock(lambda: now)
+    with clock.in_hand():
+        began = clock()
+        now += 4
+        with clock.in_hand():
+            second = clock()
+            now += 6
+            assert clock() - second == 3
+        now += 1
+        assert clock() - began == 4 + 3 + 1

@@ -5,7 +5,6 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from gsv_core.networks import adapter_bank
 from gsv_core.networks.adapter_bank import AdapterBank, Share
 from gsv_core.networks.lora import add_lora
 
@@ -51,9 +50,7 @@ def trained(network):
 
 @pytest.mark.parametrize("counts", [(4, 4, 4), (5, 1, 3)])
 @pytest.mark.parametrize("frames", [0, 7])
-@pytest.mark.parametrize("in_blocks", [False, True])
-def test_each_voice_gets_what_it_gets_alone(base, counts, frames, in_blocks, monkeypatch):
-    monkeypatch.setattr(adapter_bank, "_prefers_blocks", lambda _device: in_blocks)
+def test_each_voice_gets_what_it_gets_alone(base, counts, frames):
     bank = AdapterBank(base, torch.device("cpu"))
     networks = {f"voice{number}": adapted(base, number) for number in range(3)}
     shape = (frames, 6) if frames else (6,)
@@ -63,21 +60,28 @@ def test_each_voice_gets_what_it_gets_alone(base, counts, frames, in_blocks, mon
     for network, output, batch in zip(networks.values(), alone, batches, strict=True):
         wanted.append(torch.autograd.grad(output.square().sum(), [batch, *trained(network)]))
 
-    for voice, network in networks.items():
-        bank.join(voice, network)
+    vectors = {voice: bank.join(voice, network) for voice, network in networks.items()}
     shares = zip(networks, counts, strict=True)
     bank.seat([Share(voice=voice, rows=count, columns=0 if frames else count) for voice, count in shares])
     joint = bank.network["layer"](torch.cat(batches))
     torch.testing.assert_close(joint, torch.cat(alone), rtol=1e-5, atol=1e-6)
-    losses = [own.square().sum() for own in joint.split(counts)]
-    for network, loss, batch, gradients in zip(networks.values(), losses, batches, wanted, strict=True):
-        found = torch.autograd.grad(loss, [batch, *trained(network)], retain_graph=True)
-        torch.testing.assert_close(found, gradients, rtol=1e-5, atol=1e-5)
+    loss = joint.square().sum()
+    found = torch.autograd.grad(loss, batches, retain_graph=True)
+    for row, gradient, (voice, network), (of_batch, *wanted_own) in zip(
+        bank.gradients(loss), found, networks.items(), wanted, strict=True
+    ):
+        torch.testing.assert_close(gradient, of_batch, rtol=1e-5, atol=1e-5)
+        for parameter, own in zip(trained(network), wanted_own, strict=True):
+            torch.testing.assert_close(part_of(row, vectors[voice], parameter), own, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("in_blocks", [False, True])
-def test_a_voices_gradients_hold_nothing_of_anothers(base, in_blocks, monkeypatch):
-    monkeypatch.setattr(adapter_bank, "_prefers_blocks", lambda _device: in_blocks)
+def part_of(row, vector, parameter):
+    """Of a row of gradients what belongs to `parameter`, a view of `vector`."""
+    start = (parameter.data_ptr() - vector.data_ptr()) // vector.element_size()
+    return row[start : start + parameter.numel()].view_as(parameter)
+
+
+def test_a_voices_gradients_hold_nothing_of_anothers(base):
     bank = AdapterBank(base, torch.device("cpu"))
     networks = [adapted(base, 0), adapted(base, 1)]
     for number, network in enumerate(networks):
@@ -85,12 +89,10 @@ def test_a_voices_gradients_hold_nothing_of_anothers(base, in_blocks, monkeypatc
     bank.seat([Share(voice="0", rows=2, columns=2), Share(voice="1", rows=3, columns=3)])
     x = torch.randn(5, 6)
     x[0] = torch.nan
-    first, second = bank.network["layer"](x).split((2, 3))
-    parameters = [trained(network) for network in networks]
-    gradients = torch.autograd.grad([first.sum(), second.sum()], parameters[0] + parameters[1])
-    count = len(parameters[0])
-    assert any(gradient.isnan().any() for gradient in gradients[:count])
-    assert all(gradient.isfinite().all() and gradient.any() for gradient in gradients[count:])
+    first, second = bank.gradients(bank.network["layer"](x).sum())
+    assert first.isnan().any()
+    assert second.isfinite().all()
+    assert second.any()
 
 
 def test_autocast_computes_in_its_type_and_gives_gradients_in_the_adapters_own(base):
@@ -104,8 +106,7 @@ def test_autocast_computes_in_its_type_and_gives_gradients_in_the_adapters_own(b
         wanted = network["layer"](x)
     assert output.dtype == torch.bfloat16
     torch.testing.assert_close(output, wanted, rtol=0.05, atol=0.05)
-    gradients = torch.autograd.grad(output.float().sum(), trained(network))
-    assert {gradient.dtype for gradient in gradients} == {torch.float32}
+    assert bank.gradients(output.float().sum()).dtype == torch.float32
 
 
 def test_no_tensor_of_the_base_is_copied(base):

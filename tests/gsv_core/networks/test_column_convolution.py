@@ -39,3 +39,17 @@ def test_only_the_gradients_that_are_wanted_are_made():
     convolve_columns(x, weight, bias, stride=1, padding=2).sum().backward()
     assert x.grad is not None
     assert weight.grad is None
+
+
+def test_under_autocast_it_is_rounded_and_gradients_are_not():
+    x, weight, bias = (torch.randn(shape, requires_grad=True) for shape in ((3, 20, 8), (16, 8, 5), (16,)))
+    exact = convolve_columns(x, weight, bias, stride=3, padding=2)
+    wanted = torch.autograd.grad(exact.square().sum(), (x, weight, bias))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = convolve_columns(x, weight, bias, stride=3, padding=2)
+    assert rounded.dtype is torch.bfloat16
+    torch.testing.assert_close(rounded.float(), exact, rtol=0.05, atol=0.1)
+    found = torch.autograd.grad(rounded.float().square().sum(), (x, weight, bias))
+    for one, other in zip(found, wanted, strict=True):
+        assert one.dtype is torch.float32
+        assert torch.cosine_similarity(one.flatten(), other.flatten(), dim=0) > 0.999

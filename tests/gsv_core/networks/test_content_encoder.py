@@ -39,6 +39,13 @@ def test_hubert_gives_fifty_frames_per_second(folder):
         encoder.encode(_wave(encoder.shortest - 1))
 
 
+def test_hubert_gives_what_transformers_gives(folder):
+    network = HubertModel.from_pretrained(folder).eval()
+    with torch.no_grad():
+        theirs = network(torch.from_numpy(_wave()).unsqueeze(0)).last_hidden_state[0]
+    torch.testing.assert_close(HubertContentEncoder(folder).encode(_wave()), theirs, atol=1e-5, rtol=0)
+
+
 def test_hubert_hears_the_same_at_any_level(folder):
     encoder = HubertContentEncoder(folder)
     torch.testing.assert_close(encoder.encode(_wave() * 5), encoder.encode(_wave()), atol=1e-2, rtol=1e-2)

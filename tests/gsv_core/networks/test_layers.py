@@ -2,6 +2,7 @@ import copy
 
 import pytest
 import torch
+from torch import nn
 
 from gsv_core.networks.layers import (
     ChannelLayerNorm,
@@ -13,6 +14,7 @@ from gsv_core.networks.layers import (
     frame_mask,
     sequence_mask,
     slice_frames,
+    weights_kept,
 )
 
 
@@ -104,3 +106,17 @@ def test_folding_a_gated_stack_reaches_every_part():
     fold_weight_norm(stack)
     assert torch.equal(stack(x, mask, timbre), expected)
     assert not any("weight_" in name for name in stack.state_dict())
+
+
+def test_frozen_weights_are_computed_once_in_a_block():
+    network = nn.Sequential(WeightNormConv1d(2, 3, 3), WeightNormConv1d(3, 2, 3)).requires_grad_(False)
+    x = torch.randn(1, 2, 9)
+    expected = network(x)
+    with weights_kept(network):
+        kept = network[0].weight
+        assert network[0].weight is kept
+        assert torch.equal(network(x), expected)
+    assert network[0].weight is not kept
+    with pytest.raises(AssertionError, match="another after each step"), weights_kept(network.requires_grad_(True)):
+        pass
+    assert network[0].weight.requires_grad

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from gsv_core.networks.text_to_semantic import TextToSemantic, TextToSemanticConfig
+from gsv_core.networks.text_to_semantic import TextToSemantic, TextToSemanticConfig, _item_masks, _SelfAttention
 
 CONFIG = TextToSemanticConfig(phoneme_count=40, token_count=33, width=16, heads=2, layers=2, text_vector_width=6)
 
@@ -265,3 +265,24 @@ def test_the_same_seed_gives_the_same_network():
 def test_impossible_sizes_are_refused(sizes, message):
     with pytest.raises(ValueError, match=message):
         TextToSemanticConfig(**({"width": 16, "heads": 2} | sizes))
+
+
+def test_what_predicts_is_what_the_logits_are_made_of(network, batch):
+    whole = network(**batch)
+    hidden, targets = network.predicting(**batch)
+    torch.testing.assert_close(network.ar_predict_layer(hidden), whole.logits[whole.target_mask])
+    assert torch.equal(targets, whole.targets[whole.target_mask])
+
+
+def test_items_in_one_step_of_the_graph_have_the_bits_of_items_by_themselves():
+    """Of the attention and its gradient."""
+    attention = _SelfAttention(16, 2, 0.0)
+    phonemes, tokens = torch.tensor([3, 5]), torch.tensor([7, 2])
+    masks = _item_masks(phonemes, tokens, torch.float32)
+    packed = torch.randn(17, 48, requires_grad=True)
+    joint = attention._by_item(packed, masks, 0.0)
+    apart = [attention._by_item(own, (mask,), 0.0) for own, mask in zip(packed.split([10, 7]), masks, strict=True)]
+    assert torch.equal(joint, torch.cat(apart))
+    above = torch.randn(17, 16)
+    (found,), (wanted,) = (torch.autograd.grad(mixed, packed, above) for mixed in (joint, torch.cat(apart)))
+    assert torch.equal(found, wanted)

@@ -122,5 +122,8 @@ def test_marks_and_their_intervals_lie_where_their_numbers_do():
     assert dots[1] == pytest.approx(high, abs=0.06)
     assert (dots[0] - low) / (high - low) == pytest.approx(1 / 3, abs=0.01)
     assert root.attrib["aria-label"] == "Errors: first 0.20; a longer name 0.40"
+    # The dot of the greatest value stands clear of its number, however long that is.
+    wide = ElementTree.fromstring(interval_chart(marks, title="Errors", show=lambda _: "100.0 %", tick=str))
+    assert max(float(dot.attrib["cx"]) for dot in wide.findall("circle")) < max(dots) - 15
     assert not interval_chart([], title="Errors", show=str, tick=str)
     assert interval_chart(marks[:1], title="<b>", show=str, tick=str).count("<b>") == 0
