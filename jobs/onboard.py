@@ -154,19 +154,21 @@ def run_step(
         {
             "voice": task.voice,
             "run_id": task.run_id,
-            "outcome": failures.get(task.voice) or (_made(step, task, registrar) if task.voice in finished else before),
+            "outcome": failures.get(task.voice) or ("done" if task.voice in finished else before),
             "failed": task.voice in failures,
-            **(_measured(Path(task.run_dir)) if step == "evaluate" and task.voice in finished else {}),
+            **(_made(step, task, registrar) if task.voice in finished else {}),
         }
         for task in chosen
     ]
     return sorted([*lines, *too_little], key=lambda line: str(line["voice"]))
 
 
-def _made(step: str, task: VoiceTask, registrar: "Registrar") -> str:
-    """What a step that is done came to, in a word or two."""
+def _made(step: str, task: VoiceTask, registrar: "Registrar") -> dict[str, Any]:
+    """What came of a step that is done, beside being done."""
+    if step == "evaluate":
+        return _measured(Path(task.run_dir))
     version = registrar.registered(task) if step == "register" else None
-    return f"{version['name']} v{version['version']}" if version else "done"
+    return {"model": version["name"], "version": version["version"]} if version else {}
 
 
 def _measured(run_dir: Path) -> dict[str, Any]:

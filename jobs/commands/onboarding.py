@@ -105,7 +105,9 @@ def _step(options: argparse.Namespace, step: str) -> int:
     if options.json:
         say_json(result, indent=1)
     else:
-        say_table(("voice", "run", step), [[row["voice"], row["run_id"], row["outcome"]] for row in result])
+        made = {row["voice"]: f"{row['model']} v{row['version']}" for row in result if "version" in row}
+        rows = [[row["voice"], row["run_id"], made.get(row["voice"], row["outcome"])] for row in result]
+        say_table(("voice", "run", step), rows)
         for row in result:
             if "scores" in row:
                 _show_scores(row)

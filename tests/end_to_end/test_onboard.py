@@ -174,9 +174,11 @@ def test_parts_can_be_run_alone(onboarded: tuple[Path, Path, dict]) -> None:
     _, workspace, _ = onboarded
     for verb in ("train", "evaluate", "register"):
         done = gsv(verb, "--workspace", workspace, "--json", *FEW_STEPS)
-        outcomes = {row["voice"]: row["outcome"] for row in json.loads(done.stdout)}
-        assert (outcomes["ada"], outcomes["linus"]) == ("done", "done")
-        assert "at least 4 Utterances" in outcomes["too_short"]
+        rows = {row["voice"]: row for row in json.loads(done.stdout)}
+        assert (rows["ada"]["outcome"], rows["linus"]["outcome"]) == ("done", "done")
+        assert "at least 4 Utterances" in rows["too_short"]["outcome"]
+        if verb == "register":
+            assert (rows["ada"]["model"], rows["ada"]["version"]) == ("gsv-ada", 1)
     assert Path(gsv("report", "--workspace", workspace).stdout.strip()).is_file()
 
 

@@ -239,7 +239,7 @@ def test_eight_processes_register_at_once_without_loss(empty_store: str, tmp_pat
         for run in runs
     ]
     said = [process.communicate(timeout=500) for process in started]
-    assert [process.returncode for process in started] == [0] * 8, [errors[-500:] for _, errors in said]
+    assert not any(process.returncode for process in started), [errors[-2000:] for _, errors in said if errors]
     own, shared = zip(*(map(int, out.split()) for out, _ in said))
     assert len(set(own)) == 8
     assert len(set(shared)) == 1
