@@ -219,24 +219,26 @@ class Registry:
         return own
 
     def point(self, version: RegisteredVersion, aliases: Sequence[str]) -> None:
-        """Let `aliases` point to `version`, unless they already point to it or to a newer one.
+        """Let `aliases` point to `version`, or to a newer one that is there.
 
-        Looks again after it wrote: of several processes that do this at once the last one finds the newest version.
+        Looks again after it wrote: of several processes that do this at once the last one finds the newest version, and
+        none leaves an alias on a version that was taken away while it wrote (the second one of a run that two processes
+        registered).
         """
         from mlflow.exceptions import MlflowException
 
         with self.store.explained(f"set the aliases of {version.uri}"):
             client = self.store.client
             for alias in aliases:
-                newest = version.version
-                while int(client.get_registered_model(version.name).aliases.get(alias, 0)) < newest:
+                while True:
+                    newest = max(self._versions_like(version, alias), default=version.version)
+                    if int(client.get_registered_model(version.name).aliases.get(alias, 0)) == newest:
+                        break
                     try:
                         client.set_registered_model_alias(version.name, alias, str(newest))
                     except MlflowException as error:
-                        # It was the second one of a run that two processes registered, and was taken away again.
                         if not is_missing(error):
                             raise
-                    newest = max(self._versions_like(version, alias), default=0)
 
     def _versions_like(self, version: RegisteredVersion, alias: str) -> list[int]:
         """The versions that `alias`, which may end in a release, could point to."""
