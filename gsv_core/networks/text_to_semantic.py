@@ -6,20 +6,17 @@ Unusual: no final norm; sinusoidal positions times a learned factor, restarting 
 through a linear layer whose bias is added even where there is no vector. Parameter names are those of the files
 (without their prefix `model.`). A new network draws its weights from torch's global generator.
 
-Decoding is `prefill` once, then `step` per token. What a step costs is reading weights and cache: keys and values are
-written in place, rows of different length share a batch, and on a CPU a large network's layers are a compiled kernel
-(`decode_kernel`), or without numba products with weights laid out as they are read.
+Decoding is `prefill` once, then `step` per token: `semantic_decoding`, or `decode_kernel` for a large network on a CPU.
 Shapes: B batch, P phonemes, S semantic tokens, L columns (P + S), V vocabulary, D width, H heads, W width of the text
 vectors.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -27,6 +24,24 @@ from torch.utils.checkpoint import checkpoint
 
 from gsv_core.networks.dropout import Dropout
 from gsv_core.networks.layers import sequence_mask
+from gsv_core.networks.prefix_attention import (
+    Places,
+    PrefixAttention,
+    goes_by_item,
+    item_masks,
+    prefix_mask,
+    real_columns,
+)
+from gsv_core.networks.semantic_decoding import (
+    PANEL_WIDTH,
+    SPAN_COLUMNS,
+    LaidOut,
+    LayerWeights,
+    SemanticCache,
+    lay_out,
+    layer_step,
+    write,
+)
 
 if TYPE_CHECKING:
     from gsv_core.networks.decode_kernel import DecodeKernel
@@ -99,87 +114,9 @@ class SemanticForward:
         return self.hits(top).sum() / self.real.sum()
 
 
-_SPAN_COLUMNS = 16
-"""Attention looks at a multiple of this many columns, so that the shapes of a step seldom change."""
-
 _KERNEL_WEIGHTS = 4 << 20
 """From so many weights on a step is compiled: smaller networks lie in the processor's own memory, where torch is as
 fast, and are not worth the seconds."""
-
-_PANEL_WIDTH = 32
-"""Outputs side by side in a panel of weights: what MKL's products with few rows like best."""
-
-
-class LayerWeights(NamedTuple):
-    """What a step reads of one layer, weights in the layout that `_project` wants."""
-
-    into: Tensor
-    into_bias: Tensor
-    out: Tensor
-    out_bias: Tensor
-    norm1: Tensor
-    norm1_bias: Tensor
-    wide: Tensor
-    wide_bias: Tensor
-    narrow: Tensor
-    narrow_bias: Tensor
-    norm2: Tensor
-    norm2_bias: Tensor
-
-
-@dataclass
-class SemanticCache:
-    """What decoding remembers: keys and values of all columns so far, written in place, room reserved ahead.
-
-    A row's phonemes, its prompt and its new tokens begin at the same column in all rows; padding between is hidden.
-    """
-
-    past: list[Tensor]
-    """per layer (2, H, B, capacity, D / H): keys and values"""
-    bias: Tensor
-    """(1, B, 1, capacity): 0, and minus infinity where a column is padding or not yet written"""
-    positions: Tensor
-    """(B,) int64: the position of the next token of each row"""
-    weights: list[LayerWeights]
-    length: int
-    """columns written so far: where the next token goes"""
-    kernel: "DecodeKernel | None" = None
-    """the step, where it is compiled; `weights` are not used then"""
-    _view: tuple[Tensor, list[Tensor]] | None = field(default=None, init=False, repr=False)
-    _arrays: list[np.ndarray] | None = field(default=None, init=False, repr=False)
-
-    @property
-    def capacity(self) -> int:
-        return self.bias.shape[3]
-
-    def window(self) -> tuple[Tensor, list[Tensor]]:
-        """`bias` and `past` cut to the columns that the next step looks at; those ahead are hidden there."""
-        if self._view is None or self._view[0].shape[3] <= self.length:
-            needed = self.length + 1
-            span = needed + -needed % _SPAN_COLUMNS
-            self._view = self.bias[..., :span], [past[..., :span, :] for past in self.past]
-        return self._view
-
-    def arrays(self) -> list[np.ndarray]:
-        """`past` as it is, for the kernel."""
-        if self._arrays is None:
-            self._arrays = [past.numpy() for past in self.past]
-        return self._arrays
-
-    def reserve(self, columns: int) -> None:
-        """Make room for `columns` more; doubles the capacity, so that repeated growth stays cheap."""
-        if self.length + columns <= self.capacity:
-            return
-        extra = max(self.capacity, self.length + columns - self.capacity)
-        self.past = [functional.pad(past, (0, 0, 0, extra)) for past in self.past]
-        self.bias = functional.pad(self.bias, (0, extra), value=-torch.inf)
-        self._view = self._arrays = None
-
-    def keep(self, rows: Tensor) -> None:
-        """Forget all rows but `rows` (int64), whose order becomes that of the batch."""
-        self.past = [past[:, :, rows] for past in self.past]
-        self.bias, self.positions = self.bias[:, rows], self.positions[rows]
-        self._view = self._arrays = None
 
 
 class TextToSemantic(nn.Module):
@@ -197,7 +134,7 @@ class TextToSemantic(nn.Module):
         self.ar_predict_layer = nn.Linear(config.width, config.token_count, bias=False)
         self.text_drop = Dropout(config.token_dropout)
         self.token_drop = Dropout(config.token_dropout)
-        self._laid_out: _LaidOut | None = None
+        self._laid_out: LaidOut | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles go without the weights laid out for decoding."""
@@ -226,11 +163,7 @@ class TextToSemantic(nn.Module):
         `recompute`: keep no activations of the layers for the backward pass and compute them again there.
         """
         (_, longest_text), (batch, longest) = phoneme_ids.shape, tokens.shape
-        present = sequence_mask(token_lengths, longest)
-        end_token = self.config.end_token
-        targets = functional.pad(tokens.masked_fill(~present, end_token), (0, 1), value=end_token)
-        text = self._embed_text(phoneme_ids, text_vectors)
-        audio = self._embed_tokens(targets[:, :-1])
+        x, targets, present = self._embed(phoneme_ids, tokens, token_lengths, text_vectors)
         if upstream_padding_mask:
             visible = sequence_mask(phoneme_lengths, longest_text).flip(1)
             last_text = torch.full_like(phoneme_lengths, longest_text - 1)
@@ -238,16 +171,12 @@ class TextToSemantic(nn.Module):
         else:
             visible = sequence_mask(phoneme_lengths, longest_text)
             last_text = phoneme_lengths - 1
-            real = None if count_padding else _real_columns(visible, present)
-        x = torch.cat([text, audio], dim=1)
-        by_item = real is not None and x.device.type != "cuda"
-        hidden = self.h(
-            x,
-            _item_masks(phoneme_lengths, token_lengths, x.dtype) if by_item else _prefix_mask(visible, present),
-            real=real,
-            attention_dropout=attention_dropout,
-            recompute=recompute,
-        )
+            real = None if count_padding else real_columns(visible, present)
+        if real is not None and goes_by_item(x):
+            mask: Tensor | tuple[Tensor, ...] = item_masks(phoneme_lengths, token_lengths, x.dtype)
+        else:
+            mask = prefix_mask(visible, present)
+        hidden = self.h(x, mask, real=real, attention_dropout=attention_dropout, recompute=recompute)
         first = hidden[torch.arange(batch, device=hidden.device), last_text].unsqueeze(1)
         logits = self.ar_predict_layer(torch.cat([first, hidden[:, longest_text:]], dim=1))
         counted = torch.full_like(token_lengths, longest) if count_padding else token_lengths
@@ -270,14 +199,11 @@ class TextToSemantic(nn.Module):
         Of the batch that `forward` takes; all items one behind the other, nothing of the padding.
         """
         visible = sequence_mask(phoneme_lengths, phoneme_ids.shape[1])
-        present = sequence_mask(token_lengths, tokens.shape[1])
-        targets = functional.pad(
-            tokens.masked_fill(~present, self.config.end_token), (0, 1), value=self.config.end_token
-        )
-        x = torch.cat([self._embed_text(phoneme_ids, text_vectors), self._embed_tokens(targets[:, :-1])], dim=1)
+        x, targets, present = self._embed(phoneme_ids, tokens, token_lengths, text_vectors)
         both = torch.cat([visible, present], dim=1)
-        masks = _item_masks(phoneme_lengths, token_lengths, x.dtype)
-        hidden = self.h(x, masks, real=both.flatten().nonzero()[:, 0], recompute=recompute, spread=False)
+        by_item = goes_by_item(x)
+        mask = item_masks(phoneme_lengths, token_lengths, x.dtype) if by_item else prefix_mask(visible, present)
+        hidden = self.h(x, mask, real=both.flatten().nonzero()[:, 0], recompute=recompute, spread=False)
         # The last phoneme predicts the first token, and each token the next one or the end.
         predicts = both & (torch.arange(both.shape[1], device=both.device) >= phoneme_lengths.unsqueeze(1) - 1)
         real_targets = targets[sequence_mask(token_lengths + 1, targets.shape[1])]
@@ -310,7 +236,7 @@ class TextToSemantic(nn.Module):
         text, audio = sequence_mask(phoneme_lengths, longest_text), sequence_mask(prompt_lengths, prompt.shape[1])
         x = torch.cat([self._embed_text(phoneme_ids, text_vectors), self._embed_tokens(prompt)], dim=1)
         length = x.shape[1]
-        room += -(length + room) % _SPAN_COLUMNS
+        room += -(length + room) % SPAN_COLUMNS
         hidden = functional.pad(~torch.cat([text, audio], dim=1), (0, room), value=True)[None, :, None]
         heads, width = self.config.heads, self.config.width // self.config.heads
         kernel = self._kernel(batch)
@@ -322,7 +248,7 @@ class TextToSemantic(nn.Module):
             length=length,
             kernel=kernel,
         )
-        x = self.h(x, _prefix_mask(text, audio), real=_real_columns(text, audio), past=cache.past)
+        x = self.h(x, prefix_mask(text, audio), real=real_columns(text, audio), past=cache.past)
         last = torch.where(prompt_lengths > 0, longest_text + prompt_lengths, phoneme_lengths) - 1
         return self.ar_predict_layer(x[torch.arange(batch, device=device), last]), cache
 
@@ -356,9 +282,9 @@ class TextToSemantic(nn.Module):
         nothing here depends on a value, so that it can be compiled or captured in a graph as it stands.
         """
         x = self.ar_audio_position.at(self.ar_audio_embedding(tokens), positions)
-        _write(bias.mT, column, bias.new_zeros(1, len(tokens), 1, 1))
+        write(bias.mT, column, bias.new_zeros(1, len(tokens), 1, 1))
         for layer_past, layer_weights in zip(past, weights, strict=True):
-            x = _layer_step(x, column, bias, layer_past, layer_weights)
+            x = layer_step(x, column, bias, layer_past, layer_weights)
         positions.add_(1)
         return self.ar_predict_layer(x)
 
@@ -381,13 +307,23 @@ class TextToSemantic(nn.Module):
         parameters = list(self.h.parameters())
         if parameters[0].device.type != "cpu" or parameters[0].dtype != torch.float32:
             return [layer.step_weights(None) for layer in self.h.blocks()]
-        width = 0 if rows == 1 else _PANEL_WIDTH
+        width = 0 if rows == 1 else PANEL_WIDTH
         # A change in place counts up the version. What replaces tensors lies elsewhere: the layout holds old biases.
         state = (width, [(one.data_ptr(), 0 if one.is_inference() else one._version) for one in parameters])
         if self._laid_out is None or self._laid_out.state != state:
             self._laid_out = None  # one copy at a time
-            self._laid_out = _LaidOut(state, [layer.step_weights(width) for layer in self.h.blocks()])
+            self._laid_out = LaidOut(state, [layer.step_weights(width) for layer in self.h.blocks()])
         return self._laid_out.weights
+
+    def _embed(
+        self, phoneme_ids: Tensor, tokens: Tensor, token_lengths: Tensor, text_vectors: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What teacher forcing starts from: columns (B, L, D), targets (B, S + 1), where a token is real (B, S)."""
+        present = sequence_mask(token_lengths, tokens.shape[1])
+        end_token = self.config.end_token
+        targets = functional.pad(tokens.masked_fill(~present, end_token), (0, 1), value=end_token)
+        text, audio = self._embed_text(phoneme_ids, text_vectors), self._embed_tokens(targets[:, :-1])
+        return torch.cat([text, audio], dim=1), targets, present
 
     def _embed_text(self, phoneme_ids: Tensor, text_vectors: Tensor | None) -> Tensor:
         embedded = self.text_drop(self.ar_text_embedding(phoneme_ids))
@@ -397,89 +333,6 @@ class TextToSemantic(nn.Module):
 
     def _embed_tokens(self, tokens: Tensor) -> Tensor:
         return self.ar_audio_position(self.token_drop(self.ar_audio_embedding(tokens)))
-
-
-class GraphedStep:
-    """`TextToSemantic.step` for one cache on a CUDA device: captured once, then replayed without launching kernels.
-
-    All reserved columns are in view at every step, so that no shape changes.
-    """
-
-    def __init__(self, network: TextToSemantic, cache: SemanticCache) -> None:
-        self.cache = cache
-        self.tokens = torch.zeros_like(cache.positions)
-        self.column = torch.tensor([cache.length], device=self.tokens.device)
-        network.ar_audio_position.reach(cache.capacity)
-        positions = cache.positions.clone()
-
-        def decode() -> Tensor:
-            return network.decode(self.tokens, self.column, cache.positions, cache.bias, cache.past, cache.weights)
-
-        with torch.no_grad(), torch.cuda.device(self.tokens.device):
-            # Libraries set themselves up in their first call, which cannot be captured.
-            aside = torch.cuda.Stream()
-            aside.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(aside):
-                decode()
-            torch.cuda.current_stream().wait_stream(aside)
-            cache.positions.copy_(positions)
-            self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph):
-                self.logits = decode()
-
-    def __call__(self, tokens: Tensor, cache: SemanticCache) -> Tensor:
-        """Append one token per row (B,) and predict the next: logits (B, V), valid until the next call."""
-        assert cache is self.cache, "a graph belongs to the cache it was captured with"
-        assert cache.length < cache.capacity, "a captured cache cannot grow"
-        self.tokens.copy_(tokens)
-        self.column.fill_(cache.length)
-        self.graph.replay()
-        cache.length += 1
-        return self.logits
-
-
-def _prefix_mask(phonemes: Tensor, tokens: Tensor) -> Tensor:
-    """Who sees whom, given what is no padding: (B, P), (B, S) -> (B, 1, P + S, P + S) bool, rows ask columns."""
-    prefix = phonemes.shape[1]
-    total = prefix + tokens.shape[1]
-    order = torch.ones(total, total, dtype=torch.bool, device=phonemes.device).tril()
-    order[:prefix, :prefix] = True
-    return (order & torch.cat([phonemes, tokens], dim=1).unsqueeze(1)).unsqueeze(1)
-
-
-def _item_masks(phoneme_lengths: Tensor, token_lengths: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
-    """The same for each item without its padding: (1, 1, L, L), 0 where it sees, minus infinity where it does not."""
-    masks = []
-    for phonemes, tokens in zip(phoneme_lengths.tolist(), token_lengths.tolist(), strict=True):
-        total = phonemes + tokens
-        mask = torch.full((1, 1, total, total), -torch.inf, dtype=dtype).triu(1)
-        mask[..., :phonemes, :phonemes] = 0
-        masks.append(mask)
-    return tuple(masks)
-
-
-def _real_columns(phonemes: Tensor, tokens: Tensor) -> Tensor | None:
-    """Where a batch has no padding, given the same: (N,) int64 into B x (P + S) columns; None where that is all."""
-    real = torch.cat([phonemes, tokens], dim=1).flatten().nonzero()[:, 0]
-    return None if len(real) == phonemes.numel() + tokens.numel() else real
-
-
-@dataclass(frozen=True)
-class _Places:
-    """Between a padded batch and its real columns one behind the other: (B, L, D) <-> (N, D), or no change."""
-
-    batch: int
-    columns: int
-    real: Tensor | None
-
-    def gather(self, x: Tensor) -> Tensor:
-        return x if self.real is None else x.flatten(0, 1).index_select(0, self.real)
-
-    def spread(self, x: Tensor) -> Tensor:
-        if self.real is None:
-            return x
-        padded = x.new_zeros(self.batch * self.columns, x.shape[1]).index_copy(0, self.real, x)
-        return padded.unflatten(0, (self.batch, self.columns))
 
 
 class _Embedding(nn.Module):
@@ -547,7 +400,7 @@ class _Transformer(nn.Module):
 
         With a mask per item attention does so, too: on a CPU padding costs more there than many small products.
         """
-        places = _Places(batch=x.shape[0], columns=x.shape[1], real=real)
+        places = Places(batch=x.shape[0], columns=x.shape[1], real=real)
         x = places.gather(x)
         for index, layer in enumerate(self.blocks()):
             given = (x, mask, places, None if past is None else past[index], attention_dropout)
@@ -560,7 +413,7 @@ class _Layer(nn.Module):
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
-        self.self_attn = _SelfAttention(width, heads, dropout)
+        self.self_attn = PrefixAttention(width, heads, dropout)
         self.linear1 = nn.Linear(width, 4 * width)
         self.linear2 = nn.Linear(4 * width, width)
         self.norm1 = nn.LayerNorm(width)
@@ -571,7 +424,7 @@ class _Layer(nn.Module):
         self,
         x: Tensor,
         mask: Tensor | tuple[Tensor, ...],
-        places: _Places,
+        places: Places,
         past: Tensor | None,
         attention_dropout: bool,
     ) -> Tensor:
@@ -598,164 +451,16 @@ class _Layer(nn.Module):
 
     @torch.no_grad()
     def step_weights(self, panel_width: int | None) -> LayerWeights:
-        """What `_layer_step` reads: as `_laid_out` says."""
+        """What `layer_step` reads: as `_laid_out` says."""
         attention = self.self_attn
         head_width = len(attention.in_proj_bias) // 3 // attention.heads
         return LayerWeights(
-            *_laid_out(attention.in_proj_weight, attention.in_proj_bias, panel_width and head_width),
-            *_laid_out(attention.out_proj.weight, attention.out_proj.bias, panel_width),
+            *lay_out(attention.in_proj_weight, attention.in_proj_bias, panel_width and head_width),
+            *lay_out(attention.out_proj.weight, attention.out_proj.bias, panel_width),
             self.norm1.weight,
             self.norm1.bias,
-            *_laid_out(self.linear1.weight, self.linear1.bias, panel_width),
-            *_laid_out(self.linear2.weight, self.linear2.bias, panel_width),
+            *lay_out(self.linear1.weight, self.linear1.bias, panel_width),
+            *lay_out(self.linear2.weight, self.linear2.bias, panel_width),
             self.norm2.weight,
             self.norm2.bias,
         )
-
-
-class _SelfAttention(nn.Module):
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
-        super().__init__()
-        self.heads = heads
-        self.dropout = dropout
-        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
-        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
-        self.out_proj = nn.Linear(width, width)
-        nn.init.xavier_uniform_(self.in_proj_weight)
-        nn.init.zeros_(self.out_proj.bias)
-
-    def forward(
-        self,
-        x: Tensor,
-        mask: Tensor | tuple[Tensor, ...],
-        places: _Places,
-        past: Tensor | None,
-        attention_dropout: bool,
-    ) -> Tensor:
-        """As `places` has it, (B, L, D) or (N, D); leaves keys and values in `past`."""
-        dropout = self.dropout if self.training and attention_dropout else 0.0
-        packed = functional.linear(x, self.in_proj_weight, self.in_proj_bias)
-        if isinstance(mask, tuple):
-            assert past is None, "decoding keeps all items in one tensor"
-            return self.out_proj(self._by_item(packed, mask, dropout))
-        packed = places.spread(packed)
-        packed = packed.unflatten(2, (3, self.heads, -1)).permute(0, 2, 3, 1, 4)  # (B, 3, H, L, D / H)
-        queries, keys, values = packed.unbind(1)
-        if past is not None:
-            past[..., : packed.shape[3], :] = packed[:, 1:].permute(1, 2, 0, 3, 4)
-        mixed = functional.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, dropout_p=dropout)
-        return self.out_proj(places.gather(mixed.transpose(1, 2).flatten(2)))
-
-    def _by_item(self, packed: Tensor, masks: tuple[Tensor, ...], dropout: float) -> Tensor:
-        """Queries, keys and values (N, 3 D) of items one behind the other -> (N, D)."""
-        if len(masks) > 1 and not dropout and packed.requires_grad and packed.device.type == "cpu":
-            mixed_items: Tensor = _ItemAttention.apply(packed, self.heads, masks)
-            return mixed_items
-        mixed = []
-        for columns, mask in zip(packed.split([mask.shape[-1] for mask in masks]), masks, strict=True):
-            queries, keys, values = columns.unflatten(1, (3, self.heads, -1)).permute(1, 2, 0, 3).unsqueeze(1)
-            own = functional.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, dropout_p=dropout)
-            mixed.append(own[0].transpose(0, 1).flatten(1))
-        return torch.cat(mixed)
-
-
-class _ItemAttention(torch.autograd.Function):
-    """Attention of items one behind the other on a CPU, one step of the graph for all: (N, 3 D) -> (N, D).
-
-    The kernels are those that torch takes for each item by itself; what is saved is the dozen views around each.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, packed: Tensor, heads: int, masks: tuple[Tensor, ...]) -> Tensor:
-        ctx.heads, ctx.masks = heads, masks
-        mixed = packed.new_empty(len(packed), packed.shape[1] // 3)
-        normalisers = []
-        for own, out, mask in zip(*_by_items(masks, packed, mixed), masks, strict=True):
-            own_mixed, normaliser = _ATTENTION(*_heads_of(own, 3, heads), attn_mask=mask)
-            out.view(len(own), heads, -1).copy_(own_mixed[0].transpose(0, 1))
-            normalisers.append(normaliser)
-        ctx.save_for_backward(packed, mixed, *normalisers)
-        return mixed
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        packed, mixed, *normalisers = ctx.saved_tensors
-        heads, masks = ctx.heads, ctx.masks
-        found = torch.empty_like(packed)
-        items = zip(*_by_items(masks, gradients[0], packed, mixed, found), masks, normalisers, strict=True)
-        for above, own, own_mixed, out, mask, normaliser in items:
-            (above_heads,), (mixed_heads,) = _heads_of(above, 1, heads), _heads_of(own_mixed, 1, heads)
-            three = _heads_of(own, 3, heads)
-            own_found = _ATTENTION_BACKWARD(above_heads, *three, mixed_heads, normaliser, 0.0, False, attn_mask=mask)
-            torch.cat([one[0].transpose(0, 1).flatten(1) for one in own_found], dim=1, out=out)
-        return found, None, None
-
-
-_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-_ATTENTION_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
-
-
-def _by_items(masks: tuple[Tensor, ...], *columns: Tensor) -> list[tuple[Tensor, ...]]:
-    """Each of `columns` (N, ..) cut where an item ends."""
-    lengths = [mask.shape[-1] for mask in masks]
-    return [one.split(lengths) for one in columns]
-
-
-def _heads_of(columns: Tensor, count: int, heads: int) -> tuple[Tensor, ...]:
-    """(L, count D) -> `count` times (1, H, L, D / H)."""
-    return columns.view(1, len(columns), count, heads, -1).permute(2, 0, 3, 1, 4).unbind()
-
-
-@dataclass(frozen=True)
-class _LaidOut:
-    """Weights laid out for decoding, and what they were laid out from."""
-
-    state: tuple[int, list[tuple[int, int]]]
-    weights: list[LayerWeights]
-
-
-def _laid_out(weight: Tensor, bias: Tensor, panel_width: int | None) -> tuple[Tensor, Tensor]:
-    """Weight (N, K) and bias (N,) for `_project`: what a step reads lies in the order in which it is read.
-
-    `panel_width` None: (K, N) without a copy; 0: (K, N), best for one row; R: panels (N / R, K, R), best for several.
-    """
-    if not panel_width:
-        return weight.t() if panel_width is None else weight.t().contiguous(), bias
-    if len(weight) % panel_width:
-        panel_width = len(weight)
-    return weight.unflatten(0, (-1, panel_width)).transpose(1, 2).contiguous(), bias.view(-1, 1, panel_width)
-
-
-def _project(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """The linear layer of what `_laid_out` gave, (B, K) -> (B, N)."""
-    if weight.ndim == 2:
-        return torch.addmm(bias, x, weight)
-    return torch.baddbmm(bias, x.expand(len(weight), -1, -1), weight).transpose(0, 1).reshape(len(x), -1)
-
-
-def _project_heads(x: Tensor, weight: Tensor, bias: Tensor, width: int) -> Tensor:
-    """`_project` with the heads first, (B, K) -> (N / width, B, width); panels are as wide as a head."""
-    if weight.ndim == 3:
-        return torch.baddbmm(bias, x.expand(len(weight), -1, -1), weight)
-    return torch.addmm(bias, x, weight).view(len(x), -1, width).transpose(0, 1)
-
-
-def _write(past: Tensor, column: int | Tensor, new: Tensor) -> None:
-    """Put `new` (..., 1, N) into `past` (..., capacity, N) in place; a number is several times faster on a CPU."""
-    if isinstance(column, int):
-        past.select(-2, column).copy_(new.squeeze(-2))
-    else:
-        past.index_copy_(-2, column, new)
-
-
-def _layer_step(x: Tensor, column: int | Tensor, bias: Tensor, past: Tensor, weights: LayerWeights) -> Tensor:
-    """`_Layer.forward` of one column per row without dropout, (B, D) -> (B, D)."""
-    into, into_bias, out, out_bias, norm1, norm1_bias, wide, wide_bias, narrow, narrow_bias, norm2, norm2_bias = weights
-    _, heads, batch, _, width = past.shape
-    packed = _project_heads(x, into, into_bias, width).reshape(3, heads, batch, 1, width)
-    _write(past, column, packed[1:])
-    mixed = functional.scaled_dot_product_attention(packed[0], past[0], past[1], attn_mask=bias)
-    mixed = mixed.transpose(0, 1).reshape(x.shape)
-    x = torch.layer_norm(_project(mixed, out, out_bias).add_(x), norm1.shape, norm1, norm1_bias)
-    thought = _project(_project(x, wide, wide_bias).relu_(), narrow, narrow_bias)
-    return torch.layer_norm(thought.add_(x), norm2.shape, norm2, norm2_bias)

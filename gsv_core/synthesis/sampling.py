@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from gsv_core.networks.text_to_semantic import GraphedStep, SemanticCache, TextToSemantic
+from gsv_core.networks.semantic_decoding import GraphedStep, SemanticCache
+from gsv_core.networks.text_to_semantic import TextToSemantic
 
 FIRST_END = 11
 """The end mark cannot be drawn before this many tokens (0.44 s)."""

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from gsv_core.networks import text_to_semantic
-from gsv_core.networks.text_to_semantic import SemanticCache, TextToSemantic, TextToSemanticConfig
+from gsv_core.networks.semantic_decoding import SemanticCache
+from gsv_core.networks.text_to_semantic import TextToSemantic, TextToSemanticConfig
 
 pytest.importorskip("numba", reason="without numba the steps are torch's")
 

@@ -5,7 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from gsv_core.networks.text_to_semantic import TextToSemantic, TextToSemanticConfig, _item_masks, _SelfAttention
+from gsv_core.networks import text_to_semantic
+from gsv_core.networks.prefix_attention import PrefixAttention, item_masks
+from gsv_core.networks.text_to_semantic import TextToSemantic, TextToSemanticConfig
 
 CONFIG = TextToSemanticConfig(phoneme_count=40, token_count=33, width=16, heads=2, layers=2, text_vector_width=6)
 
@@ -267,8 +269,11 @@ def test_impossible_sizes_are_refused(sizes, message):
         TextToSemanticConfig(**({"width": 16, "heads": 2} | sizes))
 
 
-def test_what_predicts_is_what_the_logits_are_made_of(network, batch):
+@pytest.mark.parametrize("by_item", [True, False])
+def test_what_predicts_is_what_the_logits_are_made_of(network, batch, monkeypatch, by_item):
+    """Both ways of attention, that of a GPU too."""
     whole = network(**batch)
+    monkeypatch.setattr(text_to_semantic, "goes_by_item", lambda x: by_item)
     hidden, targets = network.predicting(**batch)
     torch.testing.assert_close(network.ar_predict_layer(hidden), whole.logits[whole.target_mask])
     assert torch.equal(targets, whole.targets[whole.target_mask])
@@ -276,9 +281,9 @@ def test_what_predicts_is_what_the_logits_are_made_of(network, batch):
 
 def test_items_in_one_step_of_the_graph_have_the_bits_of_items_by_themselves():
     """Of the attention and its gradient."""
-    attention = _SelfAttention(16, 2, 0.0)
+    attention = PrefixAttention(16, 2, 0.0)
     phonemes, tokens = torch.tensor([3, 5]), torch.tensor([7, 2])
-    masks = _item_masks(phonemes, tokens, torch.float32)
+    masks = item_masks(phonemes, tokens, torch.float32)
     packed = torch.randn(17, 48, requires_grad=True)
     joint = attention._by_item(packed, masks, 0.0)
     apart = [attention._by_item(own, (mask,), 0.0) for own, mask in zip(packed.split([10, 7]), masks, strict=True)]
