@@ -12,6 +12,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from jobs.measures import MEASURES
 from pipelines.report import wording
 from pipelines.report.charts import Mark, interval_chart
 from pipelines.report.listening import AudioSample, within_budget
@@ -23,22 +24,6 @@ _TEMPLATE = Path(__file__).with_name("evaluation.html")
 _STYLE = Path(__file__).with_name("evaluation.css")
 _AUDIO_BYTES = 4_000_000  # base64 makes 5.3 MB of it; every run has such a page
 _COMPARED = (("base", "Base, untuned"), ("ceiling", "Recordings"))
-_MORE = {
-    "mel_cepstral_distance": (
-        wording.Measure(key="pitch_error_cents", name="Pitch error, cents", better="lower is better", form=".0f"),
-        wording.Measure(key="voicing_error", name="Voicing error", better="lower is better", form="share"),
-    ),
-    "duration_ratio": (
-        wording.Measure(key="fault_share", name="With a fault", better="lower is better", form="share"),
-    ),
-}
-"""Measures that the corpus report has no room for, each behind the one it is shown after."""
-MEASURES = tuple(
-    entry
-    # What pairs are ranked by stands first.
-    for measure in sorted(wording.MEASURES, key=lambda measure: measure.key != "score")
-    for entry in (measure, *_MORE.get(measure.key, ()))
-)
 _FAULTS = {
     "silent": "silent",
     "long_pause": "a pause over 1 s",

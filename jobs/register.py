@@ -10,6 +10,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +23,19 @@ from gsv_core.text.lexicon import FILE_NAME as LEXICON_NAME
 from jobs.run_folder import HALVES, RunFolder, numbers_of
 from jobs.tracking import (
     CHALLENGER,
+    CHAMPION,
     FILES_NAME,
     PACKAGES,
+    Move,
     RegisteredVersion,
     Registry,
     Tracker,
     VoicePackage,
     installed_versions,
 )
+from pipelines.report.wording import HEADLINE_MEASURES
 
 PROMPTS_FOLDER = "prompts"
-_SCORES = ("character error rate", "likeness", "quality")
 _MOVES_SHOWN = 20
 
 
@@ -106,30 +109,39 @@ def describe_version(folder: RunFolder, consent: Mapping[str, Any] | None) -> st
 
 def describe_voice(registry: Registry, voice: str) -> str:
     """MLflow's page of the whole voice, in Markdown: what its aliases point to, its scores, and how that came to be."""
-    lines = [f"**{voice}**", "", f"| alias | version | base | {' | '.join(_SCORES)} | consent |"]
+    names = [measure.name for measure in HEADLINE_MEASURES]
+    lines = [f"**{voice}**", "", f"| alias | version | base | {' | '.join(names)} | consent |"]
     lines.append("|---|---:|---|---:|---:|---:|---|")
     versions = registry.versions(voice)
-    for alias, version in sorted(registry.aliases(voice).items()):
+    of_version: dict[int, list[str]] = {}
+    for alias, version in sorted(registry.aliases(voice).items(), key=lambda item: (CHAMPION not in item[0], item)):
+        of_version.setdefault(version, []).append(alias)
+    for version, aliases in of_version.items():
         tags = versions.get(version, {})
-        scores = [tags.get(f"score.{name.replace(' ', '_')}", "–") for name in _SCORES]
-        cells = (alias, version, tags.get("release", "–"), *scores, tags.get("consent_id", "none"))
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    moves = registry.moves(voice)
+        scores = [measure.show(_number(tags.get(f"score.{measure.key}"))) for measure in HEADLINE_MEASURES]
+        consent = _in_a_cell(tags.get("consent.by") or tags.get("consent_id", "none"))
+        lines.append(
+            f"| {' | '.join((', '.join(aliases), str(version), tags.get('release', '–'), *scores, consent))} |"
+        )
+    moves = registry.moves(voice)[-_MOVES_SHOWN:]
     if moves:
         lines += ["", "**How it came to be**", ""]
         lines += ["| when | champion | from | to | who | why |", "|---|---|---:|---:|---|---|"]
-    for move in reversed(moves[-_MOVES_SHOWN:]):
-        why = f"forced: {move.why}" if move.kind == "force" else move.why
-        cells = (
-            move.when[:16].replace("T", " "),
-            move.alias,
-            move.before or "–",
-            move.after,
-            move.who,
-            _in_a_cell(why),
-        )
-        lines.append(f"| {' | '.join(map(str, cells))} |")
+    # The aliases of a voice and of its release mostly move together: one line then.
+    for (minute, before, after, who, why), together in groupby(reversed(moves), key=_what_moved):
+        aliases = sorted(move.alias for move in together)
+        lines.append(f"| {' | '.join((minute, ', '.join(aliases), before, after, who, why))} |")
     return "\n".join(lines)
+
+
+def _what_moved(move: Move) -> tuple[str, str, str, str, str]:
+    why = f"forced: {move.why}" if move.kind == "force" else move.why
+    before = "–" if move.before is None else str(move.before)
+    return move.when[:16].replace("T", " "), before, str(move.after), move.who, _in_a_cell(why)
+
+
+def _number(tag: str | None) -> float | None:
+    return None if tag is None else float(tag)
 
 
 def version_tags(folder: RunFolder, consent: Mapping[str, Any] | None) -> dict[str, str]:

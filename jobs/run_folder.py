@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jobs.measures import MEASURES
+
 SCHEMA_VERSION = 1
 HALVES = ("semantic", "wave")
 """The two halves of a pair, as `scores.json` and the names of the weights call them."""
@@ -123,9 +125,10 @@ class RunFolder:
         if self.note:
             lines += [f"**{self.note.rstrip('.')}.**", ""]
         lines += [f"| | {' | '.join(columns)} |", "|---|---:|---:|---:|"]
-        for measure in dict.fromkeys(measure for record in columns.values() for measure in record):
-            cells = (f"{record[measure]:.3g}" if measure in record else "–" for record in columns.values())
-            lines.append(f"| {measure.replace('_', ' ')} | {' | '.join(cells)} |")
+        for measure in MEASURES:
+            values = [record.get(measure.key) for record in columns.values()]
+            if any(value is not None for value in values):
+                lines.append(f"| {measure.name} | {' | '.join(map(measure.show, values))} |")
         lines += ["", f"Measured by {engines or 'no engine'}."]
         if self.scores.get("independent") is False:
             lines.append("Likeness is not independent: the engine that measured it also screened the data.")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -235,7 +236,7 @@ class Registry:
                     if int(client.get_registered_model(version.name).aliases.get(alias, 0)) == newest:
                         break
                     try:
-                        client.set_registered_model_alias(version.name, alias, str(newest))
+                        until_alone(partial(client.set_registered_model_alias, version.name, alias, str(newest)))
                     except MlflowException as error:
                         if not is_missing(error):
                             raise
@@ -299,7 +300,7 @@ class Registry:
             # To the microsecond, so that two moves of one command keep their order.
             stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
             client.set_registered_model_tag(name, f"{MOVE_TAG}{stamp}", json.dumps(asdict(move), ensure_ascii=False))
-            client.set_registered_model_alias(name, move.alias, str(move.after))
+            until_alone(lambda: client.set_registered_model_alias(name, move.alias, str(move.after)))
 
     def describe(self, voice: str, description: str) -> None:
         """Write what MLflow's page of the whole voice says, in Markdown."""

@@ -31,8 +31,10 @@ _CONTENTION = (
     "Model Version creation error",  # MLflow itself gives up after three
     "database is locked",
     "deadlock detected",
-    "UniqueViolation",
+    # MLflow looks whether a row is there and then adds it: of two that do so at once one is refused.
     "UNIQUE constraint failed",
+    "duplicate key",
+    "Duplicate entry",
 )
 """In what MLflow raises where several processes write the same at one moment."""
 

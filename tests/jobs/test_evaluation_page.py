@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from jobs.evaluation_page import MEASURES, write_evaluation_page
+from jobs.evaluation_page import write_evaluation_page
+from jobs.measures import MEASURES
 from jobs.scoring import NUMBERS, summarise
 from pipelines.engines.flac import encode_flac
 from tests.jobs.run_fixture import RATE_HZ, tone, tone_wav

@@ -27,7 +27,7 @@ def tracker(tmp_path_factory: pytest.TempPathFactory) -> Tracker:
 
 @pytest.fixture
 def voice(request: pytest.FixtureRequest) -> str:
-    return str(request.node.name)[5:40]
+    return str(request.node.name).removeprefix("test_")
 
 
 @pytest.fixture(autouse=True)
@@ -116,6 +116,9 @@ def test_force_moves_it_with_the_reason_on_version_and_voice(tracker: Tracker, t
     page = tracker.store.client.get_registered_model(f"gsv-{voice}").description
     assert "forced: the client prefers it" in page
     assert page == describe_voice(tracker.registry, voice)
+    # Both aliases have moved twice, together: a line each time, and one for where they are.
+    assert sum("champion" in line for line in page.splitlines() if line.startswith("| ")) == 1 + 1 + 2
+    assert "champion, champion-nano" in page
 
 
 def test_a_version_that_is_champion_already_stays_so_quietly(tracker: Tracker, tmp_path: Path, voice: str) -> None:

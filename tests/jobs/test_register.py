@@ -68,12 +68,12 @@ def test_a_version_says_what_it_is_and_what_it_is_worth(tracker: Tracker, worksp
     assert tags["engine.speaker_verifier"] == "resemblyzer"
     assert "score.quality" not in tags
     assert "its speech is not speech" in version.description
-    assert "| character error rate | 0.8 | 1 | 0.2 |" in version.description
+    assert "| Character errors | 80.0 % | 100.0 % | 20.0 % |" in version.description
     assert "recogniser: pocketsphinx" in version.description
     assert "| corpus | `0123456789abcdef` |" in version.description
     assert "| who | Alice |" in version.description
     page = client.get_registered_model("gsv-alice").description
-    assert "| challenger | 1 | nano | 0.8 | 0.5 | – | paper-17 |" in page
+    assert "| challenger, challenger-nano | 1 | nano | 80.0 % | 0.500 | – | paper-17 |" in page
     assert tags["weights.wave"] == file_digest(run_dir / "weights" / f"{PAIRS[1][1]}.safetensors")
     assert tags["lineage.base"] == f"nano {run['base_digest']}"
     assert client.get_registered_model("gsv-alice").aliases == {"challenger": 1, "challenger-nano": 1}
@@ -191,6 +191,30 @@ def test_a_bundle_carries_the_files_of_its_base_or_says_which_are_missing(tracke
     with pytest.raises(ValueError, match=r"cannot bundle base v2Pro: .* run `gsv models pull v2Pro`"):
         register_voice(tracker, other, base=models, bundle=True)
     assert "judy" not in tracker.registry.voices()
+
+
+@pytest.mark.parametrize(
+    "refusal", ["UNIQUE constraint failed: ...", "(UniqueViolation) duplicate key value violates ..."]
+)
+def test_an_alias_that_another_process_adds_at_the_same_moment_is_no_failure(
+    tracker: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: str
+) -> None:
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    registered = register_voice(tracker, write_nano_run(tmp_path / "corpus", voice="kim"))
+    tracker.store.client.delete_registered_model_alias("gsv-kim", "challenger")
+    set_alias, refusals = MlflowClient.set_registered_model_alias, [MlflowException(refusal)]
+
+    def refused_once(*given: object) -> None:
+        if refusals:
+            raise refusals.pop()
+        set_alias(*given)
+
+    monkeypatch.setattr(MlflowClient, "set_registered_model_alias", refused_once)
+    tracker.registry.point(registered, ["challenger"])
+    assert not refusals
+    assert tracker.registry.aliases("kim")["challenger"] == registered.version
 
 
 def test_a_server_over_postgresql_takes_and_gives_a_voice(server: str, tmp_path: Path) -> None:

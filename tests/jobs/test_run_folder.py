@@ -55,8 +55,8 @@ def test_the_description_says_who_measured_and_what_to_mind(folder: Path) -> Non
     text = RunFolder.read(folder).describe()
     assert "**alice** on base nano" in text
     assert "**nano: its speech is not speech.**" in text
-    assert "| character error rate | 0.8 | 1 | 0.2 |" in text
-    assert "| likeness | 0.5 | – | 0.9 |" in text
+    assert "| Character errors | 80.0 % | 100.0 % | 20.0 % |" in text
+    assert "| Likeness | 0.500 | – | 0.900 |" in text
     assert "recogniser: pocketsphinx" in text
     assert "not independent" in text
 
