@@ -34,7 +34,7 @@ from gsv_core.training.draws import stable_seed
 from gsv_core.training.mel_trainer import MelTrainer
 from gsv_core.training.precision import autocast
 from gsv_core.training.schedules import PhasePlan, Schedule, Trains
-from gsv_core.training.semantic_trainer import SemanticTrainer, _Sums
+from gsv_core.training.semantic_trainer import SemanticTrainer, StepSums
 from gsv_core.training.updates import parts_of, set_rates
 
 Batch = TypeVar("Batch", SemanticBatch, MelBatch)
@@ -396,7 +396,7 @@ class _PackedSemanticTrainer(SemanticTrainer):
         assert self.optimiser is not None
         parts = parts_of(batch)
         rate = set_rates(self.optimiser, self.updates, self.plan)
-        sums = _Sums(float(sum(map(self._targets_of, parts))), float(sum(len(part.clip_ids) for part in parts)))
+        sums = StepSums(float(sum(map(self._targets_of, parts))), float(sum(len(part.clip_ids) for part in parts)))
         for number, part in enumerate(parts):
             self._bring(part, number, sums, is_last=number == len(parts) - 1)
         numbers = self._numbers(sums)
@@ -406,7 +406,7 @@ class _PackedSemanticTrainer(SemanticTrainer):
         self.steps_done += 1
         return numbers | self.scale.numbers() | {"gradient_norm": self.own.norm, "learning_rate": rate}
 
-    def _bring(self, part: SemanticBatch, number: int, sums: _Sums, *, is_last: bool) -> None:
+    def _bring(self, part: SemanticBatch, number: int, sums: StepSums, *, is_last: bool) -> None:
         own = (self.plan.seed, self.voice, self.phase, self.steps_done)
         given = _SemanticGiven(sums.targets)
         brought = _Part(

@@ -63,7 +63,7 @@ def trained_modules(trains: Trains, layers: int) -> list[str]:
 
 
 @dataclass
-class _Sums:
+class StepSums:
     """What the parts of a step add up to; `targets` and `clips` of the whole step are known before."""
 
     targets: float
@@ -165,7 +165,7 @@ class SemanticTrainer:
         if not self.network.training:  # to say it to every module costs as much as a small layer
             self.network.train()
         counts = [float(sum(map(self._targets_of, parts))), float(sum(len(part.clip_ids) for part in parts))]
-        sums = _Sums(*total(counts, self.reducer))
+        sums = StepSums(*total(counts, self.reducer))
         for number, part in enumerate(parts):
             self._learn(part, number, sums)
         add_up(self.parameters, self.reducer)
@@ -190,7 +190,7 @@ class SemanticTrainer:
         self.steps_done += 1
         return numbers | self.scale.numbers() | {"gradient_norm": norm.item(), "learning_rate": rate}
 
-    def _learn(self, part: SemanticBatch, number: int, sums: _Sums) -> None:
+    def _learn(self, part: SemanticBatch, number: int, sums: StepSums) -> None:
         """Add the gradients of one part of the batch, its share of the whole batch's loss."""
         own = (self.plan.seed, self.voice, self.phase, self.steps_done)
         damaged_part = self._damaged(part) if self.plan.preference else None
@@ -212,7 +212,7 @@ class SemanticTrainer:
         sums.hits += forward.accuracy().item() * real
         sums.tokens += real
 
-    def _preference(self, chosen: SemanticForward, rejected: SemanticForward, sums: _Sums) -> Tensor:
+    def _preference(self, chosen: SemanticForward, rejected: SemanticForward, sums: StepSums) -> Tensor:
         """The preference loss of one part, as it counts beside the sum of cross-entropies: a mean over clips."""
         real, wrong = (
             sequence_log_probabilities(said.logits.float(), said.targets, said.target_mask)
@@ -223,7 +223,7 @@ class SemanticTrainer:
         sums.preferred += float((real > wrong).sum())
         return loss / sums.clips
 
-    def _numbers(self, sums: _Sums) -> dict[str, float]:
+    def _numbers(self, sums: StepSums) -> dict[str, float]:
         added = total([sums.loss, sums.hits, sums.tokens, sums.preference, sums.preferred], self.reducer)
         loss, hits, tokens, preference, preferred = added
         numbers = {"cross_entropy": loss / sums.targets, "accuracy": hits / tokens}
