@@ -22,7 +22,13 @@ VERBS: Mapping[str, Command] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; the process's exit code."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        verb = options.verb
+        parser.exit(
+            2, f"gsv: {verb} does not understand {' '.join(unknown)!r}; `gsv {verb} --help` says what it takes\n"
+        )
     logging.basicConfig(
         level=logging.DEBUG if options.verbose else logging.CRITICAL,
         format="%(levelname)s %(name)s: %(message)s",

@@ -93,6 +93,11 @@ def test_an_unknown_verb_or_option_is_wrong_use(capsys: pytest.CaptureFixture[st
             main(arguments)
         assert ended.value.code == 2
     capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(["promote", "anna", "--loudly"])
+    assert capsys.readouterr().err == (
+        "gsv: promote does not understand '--loudly'; `gsv promote --help` says what it takes\n"
+    )
 
 
 def test_every_verb_has_help_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
