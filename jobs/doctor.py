@@ -114,6 +114,6 @@ def _base(config: JobConfig) -> Finding:
             what=what,
             ok=False,
             says=f"{len(missing)} of {len(spec.files)} files are missing, the first is {missing[0]}",
-            remedy=f"gsv models pull {spec.release} --folder models, then --models models",
+            remedy=f"gsv models pull {spec.release} --models DIR, then --models DIR with every verb",
         )
     return Finding(what=what, ok=True, says=spec.note or f"{len(spec.files)} files")

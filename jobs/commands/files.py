@@ -105,7 +105,7 @@ def _import(options: argparse.Namespace) -> int:
 def _models(options: argparse.Namespace) -> int:
     from jobs.models import list_releases, pull_release, verify_release
 
-    folder = options.folder
+    folder = Path(config_of(options).flow.base_folder or "models")
     if options.action == "list":
         listed = list_releases(folder, options.release)
         if options.json:
@@ -145,7 +145,7 @@ def _say_files(one: "ListedRelease", folder: Path) -> None:
     say_table((f"files of {one.release} in {folder}", "MB"), rows)
     if one.missing:
         say(
-            f"\n`gsv models pull {one.release} --folder {folder}` fetches what is missing from {one.repository} on "
+            f"\n`gsv models pull {one.release} --models {folder}` fetches what is missing from {one.repository} on "
             "Hugging Face (HF_ENDPOINT names a mirror), or with --from DIR copies it"
         )
 
@@ -157,7 +157,6 @@ def _megabytes(size: int) -> str:
 def _add_models(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=("list", "pull", "verify"))
     parser.add_argument("release", nargs="?", help="needed to pull and verify; in a list, names its files")
-    parser.add_argument("--folder", type=Path, default=Path("models"), help="where the files lie [./models]")
     parser.add_argument("--from", dest="source", type=Path, help="take the files from this folder instead of the hub")
 
 
@@ -211,7 +210,7 @@ COMMANDS = {
     "models": Command(
         run=_models,
         says="fetch and check base models",
-        example="gsv models pull v2Pro --folder models",
+        example="gsv models pull v2Pro --models models",
         add_arguments=_add_models,
     ),
 }

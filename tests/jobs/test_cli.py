@@ -136,12 +136,12 @@ def test_doctor_finds_this_machine_fit(capsys: pytest.CaptureFixture[str], tmp_p
 def test_models_are_listed_and_a_missing_one_is_not_verified(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    assert main(["models", "list", "--folder", str(tmp_path), "--json"]) == 0
+    assert main(["models", "list", "--models", str(tmp_path), "--json"]) == 0
     rows = {row["release"]: row for row in json.loads(capsys.readouterr().out)}
     assert rows["nano"]["state"] == "built in"
     assert rows["v2"]["state"] == "not here"
-    assert "gsv models pull" in refused(capsys, "models", "verify", "v2", "--folder", tmp_path)
-    assert "name a release" in refused(capsys, "models", "pull", "--folder", tmp_path)
+    assert "gsv models pull" in refused(capsys, "models", "verify", "v2", "--models", tmp_path)
+    assert "name a release" in refused(capsys, "models", "pull", "--models", tmp_path)
 
 
 def test_a_second_job_in_the_same_workspace_is_sent_away(

@@ -65,18 +65,18 @@ def test_the_list_says_what_is_here_what_is_missing_and_where_it_comes_from(
 ) -> None:
     missing = RELEASES["v2"].files[0]
     (carried / missing).unlink()
-    assert main(["models", "list", "--folder", str(carried)]) == 0
+    assert main(["models", "list", "--models", str(carried)]) == 0
     (v2,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("v2 "))
     assert "1 missing" in v2
-    assert main(["models", "list", "v2", "--folder", str(carried)]) == 0
+    assert main(["models", "list", "v2", "--models", str(carried)]) == 0
     shown = capsys.readouterr().out
     assert all(name in shown for name in RELEASES["v2"].files)
     assert shown.count("missing") == 2  # in its row, and in the sentence that says where from
     assert "lj1995/GPT-SoVITS" in shown
-    assert main(["models", "list", "v2", "--folder", str(carried), "--json"]) == 0
+    assert main(["models", "list", "v2", "--models", str(carried), "--json"]) == 0
     (record,) = json.loads(capsys.readouterr().out)
     assert record["missing"] == [missing]
     assert record["bytes"] == sum((carried / name).stat().st_size for name in RELEASES["v2"].files[1:])
-    assert main(["models", "list", "v9", "--folder", str(carried)]) == 2
+    assert main(["models", "list", "v9", "--models", str(carried)]) == 2
     assert main(["models", "list", "nano"]) == 0
     assert "built in" in capsys.readouterr().out
