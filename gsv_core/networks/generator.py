@@ -1,6 +1,7 @@
 """Frames, and perhaps a timbre, to a wave: HiFi-GAN's generator (Kong et al. 2020, arXiv:2010.05646).
 
-The last part of semantic-to-wave, on latent frames, and the vocoder of v4, on mel frames.
+The last part of semantic-to-wave, on latent frames, and the vocoder of v4, on mel frames. Never rounded to bfloat16:
+noise 30 to 40 dB below the wave would cover the upper bands of speech, and what is learnt from their mel spectrogram.
 Shapes: B batch, Z input channels, L frames, C channels, T samples, G width of the timbre vector.
 """
 
@@ -12,7 +13,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from gsv_core.networks.layers import WeightNormConv1d, WeightNormConvTranspose1d
-from gsv_core.networks.rounding import unrounded
+from gsv_core.networks.rounding import finely, unrounded
 
 SLOPE = 0.1
 """Of every leaky ReLU but the last."""
@@ -54,13 +55,15 @@ class Generator(nn.Module):
         """`recompute`: keep no activations of the stages for the backward pass and compute them again there."""
         if (self.cond is None) != (timbre is None):
             raise ValueError("this generator needs a timbre" if timbre is None else "this generator takes no timbre")
-        x = self.conv_pre(latent)
-        if self.cond is not None:
-            x = x + self.cond(timbre)
-        for stage in range(len(self.ups)):
-            x = checkpoint(self._stage, stage, x, use_reentrant=False) if recompute else self._stage(stage, x)
-        with unrounded(x):  # a rounded wave would hiss
-            return torch.tanh(self.conv_post(functional.leaky_relu(x.to(self.conv_post.weight.dtype))))
+        own = self.conv_pre.weight.dtype
+        with finely(latent):
+            x = self.conv_pre(latent.to(own))
+            if self.cond is not None and timbre is not None:
+                x = x + self.cond(timbre.to(own))
+            for stage in range(len(self.ups)):
+                x = checkpoint(self._stage, stage, x, use_reentrant=False) if recompute else self._stage(stage, x)
+        with unrounded(x):
+            return torch.tanh(self.conv_post(functional.leaky_relu(x.to(own))))
 
     def _stage(self, stage: int, x: Tensor) -> Tensor:
         return mean_of_blocks(
