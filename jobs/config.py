@@ -9,7 +9,7 @@ import os
 import re
 import types
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -228,7 +228,47 @@ def load_config(path: Path | None, overrides: list[str], named: Mapping[str, Any
         _put(values, name, value, f"--set {override}")
     for name, value in (named or {}).items():
         _put(values, name, value, name)
-    return build(JobConfig, values, "")
+    return _anchored(build(JobConfig, values, ""))
+
+
+def _anchored(config: JobConfig) -> JobConfig:
+    """`config` with its folders and files by their full paths: workers have a working directory of their own."""
+    engines = config.flow.engines
+    engines = replace(
+        engines,
+        recogniser_model=_model_from_here(engines.recogniser_model),
+        speaker_verifier_model=_model_from_here(engines.speaker_verifier_model),
+        align_models={language: _model_from_here(model) for language, model in engines.align_models.items()},
+    )
+    flow = replace(
+        config.flow,
+        base_folder=_from_here(config.flow.base_folder),
+        polyphones=_from_here(config.flow.polyphones),
+        engines=engines,
+    )
+    return replace(
+        config,
+        corpus_uri=_from_here(config.corpus_uri),
+        flow=flow,
+        registry=replace(config.registry, tracking_uri=_store_from_here(config.registry.tracking_uri)),
+        cluster=replace(config.cluster, checkpoint_uri=_from_here(config.cluster.checkpoint_uri)),
+    )
+
+
+def _from_here(place: str | None) -> str | None:
+    """A path as a full one; an address, and nothing, as it is."""
+    return str(Path(place).expanduser().absolute()) if place and "://" not in place else place
+
+
+def _store_from_here(uri: str | None) -> str | None:
+    """SQLite's addresses have a third slash before a path, and a fourth where it is a full one."""
+    scheme, separator, path = (uri or "").partition(":///")
+    return f"{scheme}:///{_from_here(path)}" if separator and scheme.split("+")[0] == "sqlite" else uri
+
+
+def _model_from_here(model: str) -> str:
+    """A model's folder as a full path; a name on the hub, of which there is no such folder, as it is."""
+    return str(_from_here(model)) if Path(model).expanduser().exists() else model
 
 
 def _put(values: dict[str, Any], name: str, value: Any, said: str) -> None:

@@ -32,6 +32,14 @@ class DropoutKeys:
     passes: int = 0
     """Counts passes over the same items, so that each loses other values."""
 
+    def return_for(self, made: Tensor) -> None:
+        """Go back to what is followed now when the backward pass comes to what was `made` with it.
+
+        Layers that are computed again there lose what they lost, whatever other pass was made in between.
+        """
+        now = dict(vars(self))
+        made.register_hook(lambda _: vars(self).update(now))
+
 
 class Dropout(nn.Module):
     """As `nn.Dropout`; the first axis is that of the items, or of all their columns where there are two axes."""

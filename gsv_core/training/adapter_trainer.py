@@ -247,13 +247,59 @@ def _update(trainers: "Sequence[_PackedSemanticTrainer | _PackedMelTrainer]") ->
             trainer.own.step(norm, trainer.gradient_clip)
 
 
+class _VectorAdamW(torch.optim.AdamW):
+    """AdamW over one vector, which saves and reads what it would with a tensor for each of the `parts`, views of the
+    vector: a voice may begin in a pack and go on alone, and the other way round."""
+
+    def __init__(self, vector: nn.Parameter, parts: Sequence[Tensor], **given: Any) -> None:
+        self._vector, self._parts = vector, parts
+        super().__init__([{"params": [vector], "share": 1.0}], **given)
+
+    def state_dict(self) -> dict[str, Any]:
+        saved = super().state_dict()
+        (group,) = saved["param_groups"]
+        states = [
+            {name: self._part(value, part).clone() for name, value in state.items()}
+            for state in saved["state"].values()
+            for part in self._parts
+        ]
+        return {
+            "state": dict(enumerate(states)),
+            "param_groups": [group | {"params": list(range(len(self._parts)))}],
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As the ordinary one.
+
+        Raises:
+            ValueError: it is of other parts, or they have made different numbers of steps.
+        """
+        (group,), states = state_dict["param_groups"], list(state_dict["state"].values())
+        if len(group["params"]) != len(self._parts) or len(states) not in (0, len(self._parts)):
+            raise ValueError(f"an optimiser of {len(states)} tensors, not of {len(self._parts)}")
+        if len({float(state["step"]) for state in states}) > 1:
+            raise ValueError("an optimiser whose tensors have made different numbers of steps")
+        joined: dict[str, Tensor] = {}
+        for name, first in states[0].items() if states else ():
+            joined[name] = torch.zeros_like(self._vector) if first.ndim else first.clone()
+            for part, state in zip(self._parts, states, strict=True):
+                self._part(joined[name], part).copy_(state[name])
+        super().load_state_dict({"state": {0: joined} if joined else {}, "param_groups": [group | {"params": [0]}]})
+
+    @staticmethod
+    def _part(values: Tensor, part: Tensor) -> Tensor:
+        """Of something as long as the vector what is `part`'s; a single number is everyone's."""
+        start = part.storage_offset()
+        return values[start : start + part.numel()].view_as(part) if values.ndim else values
+
+
 class _Own:
     """What a voice trains, as one vector of T numbers, and its optimiser."""
 
-    def __init__(self, vector: Tensor, like: torch.optim.Optimizer) -> None:
+    def __init__(self, vector: Tensor, parts: Sequence[Tensor], like: torch.optim.Optimizer) -> None:
         self.vector = nn.Parameter(vector)
         given = {name: like.defaults[name] for name in ("lr", "betas", "eps", "weight_decay", "fused")}
-        self.optimiser = torch.optim.AdamW([{"params": [self.vector], "share": 1.0}], **given)
+        self.optimiser = _VectorAdamW(self.vector, parts, **given)
         self.norm = 0.0
         """Of the gradients of the newest step."""
 
@@ -389,8 +435,8 @@ class _PackedSemanticTrainer(SemanticTrainer):
     def sit(self, bank: AdapterBank) -> None:
         """Join the voices of `bank`."""
         assert self.optimiser is not None
-        self.own = _Own(bank.join(self.voice, self.network), self.optimiser)
-        self.optimiser, self.parameters = self.own.optimiser, [self.own.vector]
+        self.own = _Own(bank.join(self.voice, self.network), self.parameters, self.optimiser)
+        self.optimiser = self.own.optimiser
 
     def step(self, batch: SemanticBatch | Sequence[SemanticBatch]) -> dict[str, float]:
         assert self.optimiser is not None
@@ -443,7 +489,7 @@ class _PackedMelTrainer(MelTrainer):
     def sit(self, bank: AdapterBank) -> None:
         """Join the voices of `bank`."""
         assert self.optimiser is not None
-        self.own = _Own(bank.join(self.voice, self.network), self.optimiser)
+        self.own = _Own(bank.join(self.voice, self.network), list(self.trained.values()), self.optimiser)
         self.optimiser = self.own.optimiser
 
     def step(self, batch: MelBatch | Sequence[MelBatch]) -> dict[str, float]:

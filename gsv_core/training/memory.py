@@ -6,7 +6,7 @@ as lengths and indices, is computed all the same, since shapes follow from it. S
 whatever they become: saved activations, temporary tensors, layers that are computed again, gradients that add up.
 Convolutions on a CPU hold copies of what they read and write, in their own layout; they are counted as well. A step in
 bfloat16 or float16 is counted on a CPU as if it were float32, which bounds it from above. On a GPU, where a step is
-short, two real ones are taken and its allocator asked.
+short, some real ones are taken and its allocator asked.
 """
 
 import copy
@@ -26,8 +26,8 @@ from gsv_core.audio.spectrogram import mel_filterbank
 from gsv_core.checkpoints.base import BaseModel
 from gsv_core.training.batches import BatchOrder, TrainingItem, padded_length
 from gsv_core.training.mel_trainer import MelTrainer
-from gsv_core.training.precision import Precision
-from gsv_core.training.schedules import PhasePlan
+from gsv_core.training.precision import LossScale, Precision
+from gsv_core.training.schedules import UPSTREAM_ACCUMULATED, PhasePlan, Schedule
 from gsv_core.training.semantic_trainer import SemanticTrainer
 from gsv_core.training.wave_trainer import WaveTrainer
 
@@ -106,8 +106,9 @@ def estimate(
     device = torch.device(device)
     if device.type != "cuda":
         plan = replace(plan, precision=Precision.FLOAT32)
-    # Neither the rates nor the clips themselves matter, nor, since it works on clips, augmentation.
-    plan = replace(plan, augment=False, steps=2, warm_up_steps=0, learning_rate=1.0, seed=0)
+    # Neither the rates nor the clips themselves matter, nor, since it works on clips, augmentation. At a high rate the
+    # judges' first step would leave the generator without finite gradients.
+    plan = replace(plan, augment=False, steps=2, warm_up_steps=0, learning_rate=1e-9, seed=0)
     known = base.digest, phase, plan, shapes, str(device)
     if known not in _KNOWN:
         if device.type == "cuda":
@@ -185,16 +186,20 @@ def _trainer(base: BaseModel, phase: str, plan: PhasePlan, device: torch.device)
 
 
 def _measured(base: BaseModel, phase: str, plan: PhasePlan, shapes: Shapes, device: torch.device) -> Estimate:
-    """What two steps take of a GPU, as its allocator counts; more than there is where they do not fit."""
+    """What some steps take of a GPU, as its allocator counts; more than there is where they do not fit."""
     trainer: AnyTrainer | None = None
     before = torch.cuda.memory_allocated(device)
-    torch.cuda.reset_peak_memory_stats(device)
     weights = gradients = optimiser = 0
     try:
         trainer = _trainer(base, phase, plan, device)
         weights = torch.cuda.memory_allocated(device) - before
+        torch.cuda.reset_peak_memory_stats(device)  # an error before the first tensor there
+        for scale in (value for value in vars(trainer).values() if isinstance(value, LossScale)):
+            scale.value = 1.0  # a larger one may be too large: steps would be left out, and with them AdamW's state
         batches = [trainer.collate(_items(base, phase, part)) for part in shapes]
-        for _ in range(2):
+        # Upstream's optimiser of GPT makes its first step, and with it its state, some batches later.
+        waits = UPSTREAM_ACCUMULATED if plan.schedule is Schedule.UPSTREAM_SEMANTIC else 0
+        for _ in range(2 + waits):
             trainer.step(batches)  # type: ignore[arg-type]  # each takes its own kind
         gradients, optimiser = _gradient_bytes(trainer), _state_bytes(trainer)
         peak = torch.cuda.max_memory_allocated(device) - before

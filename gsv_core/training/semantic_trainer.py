@@ -196,15 +196,17 @@ class SemanticTrainer:
         damaged_part = self._damaged(part) if self.plan.preference else None
         part = part.to(self.device)
         self.dropout.clips = clip_keys([stable_seed(*own, clip, "dropout") for clip in part.clip_ids], self.device)
+        self.dropout.passes = 0
         # Attention weights are dropped in upstream's way alone, inside a kernel that draws for a whole batch.
         drawn = seeded(*own, "dropout", number, device=self.device) if self.as_upstream else nullcontext()
         with drawn, autocast(self.device, self.precision):
             forward = self._forward(part)
             loss = forward.loss_sum
             if damaged_part is not None:
+                self.dropout.return_for(forward.logits)
                 self.dropout.passes = 1
                 rejected = self._forward(damaged_part.to(self.device))
-                self.dropout.passes = 0
+                self.dropout.return_for(rejected.logits)
                 loss = loss + self._preference(forward, rejected, sums)
         self.scale.up(loss if self.as_upstream else loss / sums.targets).backward()
         real = int(part.token_lengths.sum())

@@ -85,5 +85,32 @@ def test_a_wrong_override_is_wrong_use(override: str) -> None:
 
 
 def test_named_values_are_taken_as_they_are() -> None:
-    config = load_config(None, ["flow.base_folder=a"], {"flow.base_folder": "models 😀: no"})
-    assert config.flow.base_folder == "models 😀: no"
+    config = load_config(None, ["flow.base_folder=a"], {"flow.base_folder": "/models 😀: no"})
+    assert config.flow.base_folder == "/models 😀: no"
+
+
+def test_folders_and_files_are_named_from_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker of Ray Train has another working directory than who named them."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "whisper").mkdir()
+    named = {
+        "flow.base_folder": "models",
+        "flow.polyphones": "~/g2pw",
+        "flow.engines.recogniser_model": "whisper",
+        "flow.engines.speaker_verifier_model": "speechbrain/spkrec-ecapa-voxceleb",
+        "flow.engines.align_models": {"en": "whisper", "de": "someone/wav2vec2"},
+        "registry.tracking_uri": "sqlite:///runs/mlflow.db",
+        "cluster.checkpoint_uri": "s3://bucket/runs",
+        "corpus_uri": "../corpus",
+    }
+    config = load_config(None, [], named)
+    engines = config.flow.engines
+    assert config.flow.base_folder == str(tmp_path / "models")
+    assert config.flow.polyphones == str(Path.home() / "g2pw")
+    assert engines.recogniser_model == engines.align_models["en"] == str(tmp_path / "whisper")
+    assert engines.speaker_verifier_model == "speechbrain/spkrec-ecapa-voxceleb"
+    assert engines.align_models["de"] == "someone/wav2vec2"
+    assert config.registry.tracking_uri == f"sqlite:///{tmp_path}/runs/mlflow.db"
+    assert config.cluster.checkpoint_uri == "s3://bucket/runs"
+    assert config.corpus_uri == str(tmp_path / ".." / "corpus")
+    assert load_config(None, ["registry.tracking_uri=http://host:1"]).registry.tracking_uri == "http://host:1"

@@ -1,3 +1,4 @@
+import pytest
 import torch
 from torch.nn import functional
 
@@ -34,3 +35,15 @@ def test_a_row_without_finite_numbers_harms_no_other():
     assert losses.isnan().tolist() == [True, False]
     assert hidden.grad is not None
     assert hidden.grad[1].isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_what_a_row_counts_for_is_not_rounded(dtype):
+    draw = torch.Generator().manual_seed(0)
+    hidden, weight = torch.randn(5, 8, generator=draw, requires_grad=True), torch.randn(20, 8, generator=draw)
+    with torch.autocast("cpu", dtype=dtype):
+        losses, _ = frozen_cross_entropies(hidden, weight, torch.arange(5))
+    (wanted,) = torch.autograd.grad(losses.sum(), hidden, retain_graph=True)
+    for share in (1 / 3, 2.0**17 / 3):
+        (found,) = torch.autograd.grad(share * losses.sum(), hidden, retain_graph=True)
+        torch.testing.assert_close(found, wanted * share)

@@ -1,11 +1,15 @@
+import gc
+
 import pytest
 import torch
 
 from gsv_core.checkpoints.base import BaseModel, load_base, tensors_digest
 from gsv_core.checkpoints.releases import Release
+from gsv_core.networks import adapter_bank
 from gsv_core.networks.semantic_to_mel import SemanticToMel, SemanticToMelConfig
 from gsv_core.networks.vocoder import HifiGanVocoder, VocoderConfig
 from tests.gsv_core.made_items import made_items
+from tests.gsv_core.training.made_gpu import PretendedGpu
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -67,3 +71,14 @@ def mel_base(base):
         semantic_to_mel=network.requires_grad_(False),
         vocoder=vocoder.requires_grad_(False),
     )
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A pretended one, with nothing on it."""
+    adapter_bank._blocks.cache_clear()  # which may be on that of the test before
+    made = PretendedGpu(monkeypatch)
+    # Garbage may hold a storage that lives on elsewhere; when it is collected, the storage seems to end.
+    gc.disable()
+    yield made
+    gc.enable()

@@ -123,6 +123,28 @@ def test_a_voice_alone_in_its_pack_resumes_bit_by_bit(base, items, tmp_path):
     assert fit_many(base, [run_of(0, items, resume=tmp_path)])["anna"].records == whole.records
 
 
+@pytest.mark.parametrize("phase", ["semantic", "wave"])
+@pytest.mark.parametrize("alone_first", [True, False])
+def test_a_voice_goes_on_in_a_pack_or_alone_whichever_it_began_in(base, mel_base, items, tmp_path, phase, alone_first):
+    used, kind = (base, SemanticTrainer) if phase == "semantic" else (mel_base, MelTrainer)
+    run = run_of(0, items, phase, resume=tmp_path)
+
+    def going_on(steps, *, alone):
+        asked = iter(range(100))
+        given = {"resume": tmp_path, "should_stop": lambda: next(asked) >= steps}
+        if not alone:
+            return fit_many(used, [replace(run, **given)])[run.voice]
+        return fit(kind(used, run.plan, voice=run.voice), run.items, run.held_out, run.plan, **given)
+
+    whole = fit(kind(used, run.plan, voice=run.voice), run.items, run.held_out, run.plan)
+    assert going_on(3, alone=alone_first).ended == "stopped"
+    found = going_on(99, alone=not alone_first)
+    assert found.ended == "steps"
+    ours, theirs = numbers_of(found.records), numbers_of(whole.records)
+    assert [entry[:2] for entry in ours] == [entry[:2] for entry in theirs]
+    assert [entry[2] for entry in ours] == pytest.approx([entry[2] for entry in theirs], rel=1e-4)
+
+
 def test_a_voice_that_diverges_or_has_nothing_leaves_the_others(base, items):
     broken = [replace(item, text_vectors=torch.full((len(item.phoneme_ids), 8), torch.nan)) for item in items[1:3]]
     runs = [

@@ -1,6 +1,7 @@
 """Each voice of a pack is trained as it is alone."""
 
 import threading
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 
 import pytest
@@ -35,20 +36,23 @@ def trained_alone(make, items, number):
     return trainer, [trainer.step(batch) for batch in batches_of(trainer, items, number)]
 
 
-def trained_together(base, phase, plans, items, batches=batches_of, voices=VOICES):
-    """Voice → its trainer and the numbers of its steps."""
+def trained_together(base, phase, plans, items, batches=batches_of, device="cpu", watched=nullcontext):
+    """Voice → its trainer and the numbers of its steps. Each thread is `watched`."""
     results = {}
 
     def train(seat, number):
         try:
-            make = seat.semantic_trainer if phase == "semantic" else seat.mel_trainer
-            trainer = make(plans[number], voice=voices[number])
-            results[voices[number]] = trainer, [trainer.step(batch) for batch in batches(trainer, items, number)]
+            with watched():
+                make = seat.semantic_trainer if phase == "semantic" else seat.mel_trainer
+                trainer = make(plans[number], voice=VOICES[number])
+                results[VOICES[number]] = trainer, [trainer.step(batch) for batch in batches(trainer, items, number)]
         finally:
             seat.clear()
             seat.stand()
 
-    with Pack(base) as pack:
+    with Pack(base, device) as pack:
+        engine = ExitStack()
+        pack.compute(lambda: engine.enter_context(watched()))
         seats = [pack.seat() for _ in plans]
         threads = [threading.Thread(target=train, args=pair) for pair in zip(seats, range(len(plans)), strict=True)]
         for thread in threads:
@@ -56,6 +60,7 @@ def trained_together(base, phase, plans, items, batches=batches_of, voices=VOICE
         for thread in threads:
             thread.join(timeout=60)
         assert not any(thread.is_alive() for thread in threads)
+        pack.compute(engine.close)
     return results, pack
 
 
@@ -227,6 +232,37 @@ def test_a_trainer_apart_keeps_nobody_waiting(base, items):
     whole.step(next(batches_of(whole, items, 2)))
     assert done.keys() == {0, 1, 2}
     assert done[2] == whole.evaluate(items[:1])["cross_entropy"]
+
+
+@pytest.mark.parametrize(
+    ("phase", "values"),
+    [
+        ("semantic", {}),
+        ("semantic", {"checkpoint_layers": True, "precision": "bfloat16"}),
+        ("semantic", {"precision": "float16"}),
+        ("wave", {"augment": True}),
+        ("wave", {"checkpoint_layers": True, "precision": "float16"}),
+    ],
+)
+def test_a_pack_on_a_gpu_learns_what_it_learns_on_a_cpu(base, mel_base, items, gpu, caplog, phase, values):
+    """On one that is pretended (`made_gpu`): every tensor has to be where it belongs."""
+    used, plans = base if phase == "semantic" else mel_base, [plan_of(number, **values) for number in range(2)]
+
+    def batches(trainer, items, number):
+        trainer.evaluate(items[:1])
+        trainer.scale.value = 8.0 if trainer.scale.searches else 1.0
+        yield from list(batches_of(trainer, items, number))[1:3]
+
+    wanted, _ = trained_together(used, phase, plans, items, batches)
+    found, pack = trained_together(used, phase, plans, items, batches, "cuda", gpu.watched)
+    assert pack.joint_steps >= 3
+    assert not caplog.records  # of a joint step that failed, and that the voices made alone
+    for voice, (_, numbers) in wanted.items():
+        trainer, ours = found[voice]
+        (state,) = trainer.optimiser.state.values()
+        assert all(map(gpu.holds, [*trainer.network.state_dict().values(), *state.values()]))
+        for one, other in zip(ours, numbers, strict=True):
+            assert one == pytest.approx(other, rel=0.05 if "precision" in values else 1e-4)
 
 
 def test_which_plans_can_share_a_batch():

@@ -12,8 +12,10 @@ import torch
 
 from gsv_core.audio.spectrogram import mel_filterbank
 from gsv_core.checkpoints.base import load_base
+from gsv_core.training import memory
 from gsv_core.training.memory import Estimate, estimate, fit_to
-from gsv_core.training.schedules import PhasePlan, Trains
+from gsv_core.training.schedules import PhasePlan, Schedule, Trains
+from gsv_core.training.semantic_trainer import SemanticTrainer
 from gsv_core.training.wave_trainer import WaveTrainer
 from tests.gsv_core.made_items import made_items
 
@@ -163,6 +165,34 @@ def test_training_goes_on_as_if_nothing_had_been_counted(nano):
     numbers = trainer.step(trainer.collate(made_items(nano, 2)))
     assert all(math.isfinite(value) for value in numbers.values())
     assert not mel_filterbank(nano.spec.spectrogram).is_meta
+
+
+@pytest.mark.parametrize(
+    ("phase", "values"),
+    [
+        ("semantic", {}),
+        ("semantic", {"schedule": Schedule.UPSTREAM_SEMANTIC, "batches_per_pass": 5}),
+        ("wave", {}),
+    ],
+)
+def test_on_a_gpu_optimisers_are_measured_with_their_state(nano, monkeypatch, gpu, phase, values):
+    """Of float16's first scales most are too large, and a step that is left out allocates nothing for its optimiser."""
+    monkeypatch.setattr(memory, "_KNOWN", {})
+
+    def reset(_device):
+        if not gpu.is_used:
+            raise RuntimeError("Invalid device argument 0: did you call init?")
+
+    for name, value in (("memory_allocated", 0), ("max_memory_allocated", 10**9), ("empty_cache", None)):
+        monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", reset)
+    with gpu.watched():
+        found = estimate(nano, phase, replace(PLAN, precision="float16", **values), [64, 64], device="cuda:0")
+    trainer = (SemanticTrainer if phase == "semantic" else WaveTrainer)(nano, PLAN, voice="anna")
+    learnt = [one for state in trainer.state().values() if isinstance(state, dict) for one in state.values()]
+    numbers = sum(one.numel() for one in learnt if isinstance(one, torch.Tensor))
+    assert found.optimiser == pytest.approx(8 * numbers, rel=0.01)
+    assert found.total == 10**9
 
 
 def test_a_plan_without_steps_needs_nothing(nano):

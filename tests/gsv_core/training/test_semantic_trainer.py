@@ -206,6 +206,21 @@ def test_layers_computed_again_give_the_same_bits(base, items):
     assert all(torch.equal(tensor, again.weights()[name]) for name, tensor in plain.weights().items())
 
 
+def test_layers_of_two_passes_computed_again_give_the_same_bits(base, items):
+    """Each loses what it lost: real tokens and damaged ones are passes of their own."""
+    network = type(base.text_to_semantic)(replace(base.text_to_semantic.config, dropout=0.3))
+    network.load_state_dict(base.text_to_semantic.state_dict())
+    dropping = replace(base, text_to_semantic=network.requires_grad_(False))
+
+    def step(**values):
+        trainer = SemanticTrainer(dropping, replace(PLAN, preference=True, **values), voice="anna")
+        return gradients_of(trainer, [trainer.collate(items[:3]), trainer.collate(items[3:])])
+
+    (numbers, wanted), (others, found) = step(), step(checkpoint_layers=True)
+    assert numbers == others
+    assert all(torch.equal(one, other) for one, other in zip(wanted, found, strict=True))
+
+
 def test_adapters_start_at_the_base_and_are_all_that_trains(base, items):
     plan = replace(PLAN, trains=Trains.LOW_RANK, rank=2)
     trainer = SemanticTrainer(base, plan, voice="anna")
