@@ -7,6 +7,7 @@ Shapes: B batch, T samples, L frames, C width of the content features.
 
 import hashlib
 from collections.abc import Sequence
+from functools import cached_property
 from itertools import accumulate
 from math import prod
 from pathlib import Path
@@ -18,22 +19,38 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from gsv_core.audio.spectrogram import SpectrogramConfig, mel_spectrogram
-from gsv_core.networks.pretrained import check_complete, folder_digest
+from gsv_core.networks.pretrained import check_complete, folder_digest, weights_file
 
 RATE_HZ = 16_000
 FRAMES_PER_SECOND = 50
 
 
 class ContentEncoder(Protocol):
-    """What makes content features. `digest` (64 hex digits) changes whenever the features would."""
+    """What makes content features."""
 
     name: str
-    digest: str
-    width: int
     rate_hz: int
     frames_per_second: int
     loud_in_training: bool
     """Published bases were trained on its features of much louder audio: see `gsv_core.features.training_gain`."""
+
+    @property
+    def digest(self) -> str:
+        """64 hex digits that change whenever the features would."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """Of the features."""
+        ...
+
+    def ready(self) -> Self:
+        """Load now what is otherwise loaded when it is first needed, so that what is wrong with it is said now.
+
+        Raises:
+            ValueError: the files hold something else.
+        """
+        ...
 
     def encode(self, wave: Tensor | np.ndarray) -> Tensor:
         """`wave` (T,) at `rate_hz` -> (L, C) float32.
@@ -72,6 +89,8 @@ class HubertContentEncoder:
     change the result: `encode_batch` takes that layer's statistics over the valid part of each clip, keeps the padding
     zero where the network looks to the sides, and masks it in the attention. The wave's scale drops out in the first
     layer, too, but for its epsilon.
+
+    The network is loaded when it is first needed: who trains a voice or speaks with it mostly needs none.
     """
 
     rate_hz = RATE_HZ
@@ -81,16 +100,31 @@ class HubertContentEncoder:
     """Of one padded batch: less than 4 GB of activations at full size."""
 
     def __init__(self, folder: Path, *, device: str = "cpu") -> None:
-        """Raises: ValueError when the folder is incomplete or holds something else."""
-        self.digest = folder_digest(folder)
+        """Raises: ValueError when the folder is incomplete."""
+        weights_file(folder)
         self.name = f"hubert:{folder.name}"
-        network = load_hubert(folder)
+        self._folder, self._device = folder, device
+
+    @cached_property
+    def digest(self) -> str:
+        return folder_digest(self._folder)
+
+    @property
+    def width(self) -> int:
+        return int(self._network.config.hidden_size)
+
+    def ready(self) -> Self:
+        _ = self._network
+        return self
+
+    @cached_property
+    def _network(self) -> Any:
+        network = load_hubert(self._folder)
         if prod(network.config.conv_stride) * FRAMES_PER_SECOND != RATE_HZ:
-            raise ValueError(f"{folder}: strides {network.config.conv_stride} do not give 50 frames per second")
-        self.width: int = network.config.hidden_size
+            raise ValueError(f"{self._folder}: strides {network.config.conv_stride} do not give 50 frames per second")
         for weight in network.parameters():  # a mapped file lies on small pages, memory of our own can lie on huge ones
             weight.data = weight.data.clone()
-        self._network = network.to(device)
+        return network.to(self._device)
 
     @property
     def shortest(self) -> int:
@@ -137,8 +171,10 @@ class HubertContentEncoder:
         return [row[:length] for row, length in zip(encoded, frames[-1].tolist(), strict=True)]
 
     def to(self, device: str) -> Self:
-        """Move the network to `device`; what it gives still comes back to the CPU."""
-        self._network.to(device)
+        """Compute on `device`; what it gives still comes back to the CPU."""
+        self._device = device
+        if "_network" in vars(self):
+            self._network.to(device)
         return self
 
 
@@ -196,6 +232,9 @@ class MelContentEncoder:
 
     def encode_batch(self, waves: Sequence[Tensor | np.ndarray]) -> list[Tensor]:
         return [self.encode(wave) for wave in waves]
+
+    def ready(self) -> Self:
+        return self
 
     def to(self, device: str) -> Self:  # noqa: ARG002 - arithmetic of microseconds stays on the CPU
         return self

@@ -8,8 +8,8 @@ _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _PARTS = ("config.json", "tokenizer.json", "vocab.txt")
 
 
-def folder_digest(folder: Path) -> str:
-    """SHA-256 over the config, the vocabulary and the weights in `folder`: 64 hex digits.
+def weights_file(folder: Path) -> Path:
+    """The weights in `folder`.
 
     Raises:
         ValueError: there is no config or no weights file.
@@ -17,8 +17,18 @@ def folder_digest(folder: Path) -> str:
     weights = [folder / name for name in _WEIGHTS if (folder / name).is_file()]
     if not weights or not (folder / "config.json").is_file():
         raise ValueError(f"{folder}: need config.json and {' or '.join(_WEIGHTS)}; `gsv models pull` fetches them")
+    return weights[0]
+
+
+def folder_digest(folder: Path) -> str:
+    """SHA-256 over the config, the vocabulary and the weights in `folder`: 64 hex digits.
+
+    Raises:
+        ValueError: there is no config or no weights file.
+    """
+    weights = weights_file(folder)
     digest = hashlib.sha256()
-    for path in (*(folder / name for name in _PARTS if (folder / name).is_file()), weights[0]):
+    for path in (*(folder / name for name in _PARTS if (folder / name).is_file()), weights):
         digest.update(f"{path.name}\n{path.stat().st_size}\n".encode())
         with path.open("rb") as file:
             while block := file.read(1 << 20):

@@ -5,14 +5,15 @@ the end is what they were trained with. Shapes: P phonemes, W width of the vecto
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from gsv_core.networks.content_encoder import buckets
-from gsv_core.networks.pretrained import check_complete, folder_digest
+from gsv_core.networks.pretrained import check_complete, folder_digest, weights_file
 
 LAYER_FROM_END = 3
 _MOST_CHARACTERS = 4_096
@@ -20,25 +21,54 @@ _MOST_CHARACTERS = 4_096
 
 
 class TextEncoder:
-    """A BERT in transformers' own folder format. `digest` changes whenever the vectors would."""
+    """A BERT in transformers' own folder format, loaded when it is first needed: nothing but Mandarin needs it."""
 
     def __init__(self, folder: Path, *, device: str = "cpu") -> None:
-        """Raises: ValueError when the folder is incomplete or holds something else."""
-        from transformers import BertModel, BertTokenizerFast
-
-        self.digest = folder_digest(folder)
+        """Raises: ValueError when the folder is incomplete."""
+        weights_file(folder)
         self.name = f"bert:{folder.name}"
+        self._folder, self._device = folder, device
+
+    @cached_property
+    def digest(self) -> str:
+        """64 hex digits that change whenever the vectors would."""
+        return folder_digest(self._folder)
+
+    @cached_property
+    def width(self) -> int:
+        """Of the vectors."""
+        from transformers import BertConfig
+
+        return int(BertConfig.from_pretrained(self._folder, local_files_only=True).hidden_size)
+
+    def ready(self) -> Self:
+        """Load it now, so that what is wrong with it is said now.
+
+        Raises:
+            ValueError: the files hold something else.
+        """
+        _ = self._network, self._tokenizer
+        return self
+
+    @cached_property
+    def _network(self) -> Any:
+        from transformers import BertModel
+
         network, loading = BertModel.from_pretrained(
-            folder, local_files_only=True, output_loading_info=True, add_pooling_layer=False
+            self._folder, local_files_only=True, output_loading_info=True, add_pooling_layer=False
         )
-        check_complete(folder, loading)
+        check_complete(self._folder, loading)
         if network.config.num_hidden_layers < LAYER_FROM_END:
             raise ValueError(
-                f"{folder}: expected {LAYER_FROM_END} layers or more, got {network.config.num_hidden_layers}"
+                f"{self._folder}: expected {LAYER_FROM_END} layers or more, got {network.config.num_hidden_layers}"
             )
-        self.width: int = network.config.hidden_size
-        self._network = network.eval().to(device)
-        self._tokenizer = BertTokenizerFast.from_pretrained(folder, local_files_only=True)
+        return network.eval().to(self._device)
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        from transformers import BertTokenizerFast
+
+        return BertTokenizerFast.from_pretrained(self._folder, local_files_only=True)
 
     @torch.inference_mode()
     def encode(self, text: str, phonemes_per_character: Sequence[int]) -> Tensor:
@@ -61,8 +91,10 @@ class TextEncoder:
         ]
 
     def to(self, device: str) -> Self:
-        """Move the network to `device`; what it gives still comes back to the CPU."""
-        self._network.to(device)
+        """Compute on `device`; what it gives still comes back to the CPU."""
+        self._device = device
+        if "_network" in vars(self):
+            self._network.to(device)
         return self
 
     def _pieces(self, text: str, phonemes_per_character: Sequence[int]) -> list[str]:

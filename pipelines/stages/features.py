@@ -66,9 +66,9 @@ class ExtractFeatures(Stage[SpokenClip, Example]):
                 f"{self.base_digest[:12]}: put the same files on every machine"
             )
         device = self.engines.device
-        base.content_encoder.to(device)
+        base.content_encoder.to(device).ready()
         if base.text_encoder is not None:
-            base.text_encoder.to(device)
+            base.text_encoder.to(device).ready()
         if base.speaker_encoder is not None:
             base.speaker_encoder.to(device)
         return base
