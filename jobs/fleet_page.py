@@ -7,7 +7,7 @@ is kept beside the report, as what the next one is compared with.
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -79,12 +79,23 @@ class Champion:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OtherVoice:
+    """A registered voice of which this corpus has no recordings: a blend, an imported one, one of another corpus."""
+
+    voice: str
+    version: int
+    made_of: str
+    champion: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Fleet:
     """All that the page says. `before` is the morning it is compared with; None on the first."""
 
     name: str
     at: datetime
     voices: tuple[FleetVoice, ...]
+    others: tuple[OtherVoice, ...] = ()
     moves: tuple[Champion, ...] = ()
     before: datetime | None = None
     changes: tuple[Change, ...] = ()
@@ -151,8 +162,8 @@ def look(workspace: Workspace, registry: Registry | None, now: datetime, place: 
     earlier = [entry for entry in mornings if datetime.fromisoformat(entry["at"]).date() < now.date()]
     before = earlier[-1] if earlier else None
     outcomes, units = read_outcomes(corpus), current_units(corpus)
-    champions, moves, unknown = _champions(registry)
     known = {name for name in names if committed_units(corpus, f"voices/{name}", units)} | outcomes.keys()
+    champions, moves, others, unknown = _in_the_registry(registry, known)
     voices = tuple(
         _voice(workspace, corpus, name, outcomes.get(name), units, champions.get(name), earlier, place)
         for name in sorted(known)
@@ -163,6 +174,7 @@ def look(workspace: Workspace, registry: Registry | None, now: datetime, place: 
         name=workspace.root.name,
         at=now,
         voices=voices,
+        others=others,
         moves=tuple(entry for entry in moves if datetime.fromisoformat(entry.move.when) >= since),
         before=since if before else None,
         changes=changes(then, [voice.summary for voice in voices]) if before else (),
@@ -336,20 +348,38 @@ def _address(page: Path, place: Path) -> str | None:
     return quote(os.path.relpath(page.resolve(), place.resolve().parent))
 
 
-def _champions(registry: Registry | None) -> tuple[dict[str, int], list[Champion], str]:
-    """Voice → champion, all moves, and why neither is known where the registry does not answer."""
-    if registry is None:
-        return {}, [], ""
-    champions, moves = {}, []
+def _in_the_registry(
+    registry: Registry | None, known: Collection[str]
+) -> tuple[dict[str, int], list[Champion], tuple[OtherVoice, ...], str]:
+    """Voice → champion, all moves, the voices that are not `known`; and why nothing of it is, where the registry does
+    not answer."""
+    champions: dict[str, int] = {}
+    moves: list[Champion] = []
+    others: list[OtherVoice] = []
     try:
-        for voice in registry.voices():
+        for voice in registry.voices() if registry is not None else ():
             aliases = registry.aliases(voice)
             if CHAMPION in aliases:
                 champions[voice] = aliases[CHAMPION]
             moves += [Champion(voice=voice, move=move) for move in registry.moves(voice)]
+            if voice not in known:
+                newest, tags = max(registry.versions(voice).items())
+                made_of = _made_of(tags)
+                others.append(OtherVoice(voice=voice, version=newest, made_of=made_of, champion=champions.get(voice)))
     except (TrackingError, ValueError) as error:
-        return {}, [], str(error)
-    return champions, sorted(moves, key=lambda entry: entry.move.when, reverse=True), ""
+        return {}, [], (), str(error)
+    moves.sort(key=lambda entry: entry.move.when, reverse=True)
+    return champions, moves, tuple(sorted(others, key=lambda other: other.voice)), ""
+
+
+def _made_of(tags: Mapping[str, str]) -> str:
+    if parents := tags.get("lineage.parents"):
+        return "blend of " + ", ".join(
+            f"{parent['voice']} {parent['share']:.0%}".replace("%", " %") for parent in json.loads(parents)
+        )
+    if source := tags.get("imported.from"):
+        return f"imported from {source}"
+    return f"corpus {tags.get('corpus_digest', 'unknown')[:12]}"
 
 
 def _mornings(corpus: Storage) -> list[dict[str, Any]]:

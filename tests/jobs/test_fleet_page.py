@@ -31,15 +31,17 @@ class Asked(Registry):
     def voices(self) -> list[str]:
         if self._down:
             raise TrackingError("MLflow store http://tracker: could not list the voices: refused")
-        return ["ada"]
+        return ["ada", "mixed", "taken"]
 
     def aliases(self, voice: str) -> dict[str, int]:
-        del voice
-        return {"champion": 2, "challenger": 3}
+        return {"champion": 2, "challenger": 3} if voice == "ada" else {}
 
     def moves(self, voice: str) -> list[Move]:
-        del voice
-        return self._moves
+        return self._moves if voice == "ada" else []
+
+    def versions(self, voice: str) -> dict[int, dict[str, str]]:
+        parents = [{"voice": HOSTILE, "share": 0.6}, {"voice": "linus", "share": 0.4}]
+        return {1: {}, 2: {"lineage.parents": json.dumps(parents)} if voice == "mixed" else {"imported.from": "X"}}
 
 
 @pytest.fixture
@@ -160,6 +162,19 @@ def test_an_empty_corpus_and_none(tmp_path: Path) -> None:
     workspace.corpus.mkdir()
     (workspace.corpus / "corpus.json").write_text("{}")
     assert "No voices yet" in fleet_page(seen(workspace))
+
+
+def test_voices_of_other_origin_are_listed_with_what_they_are_made_of(workspace: Workspace) -> None:
+    fleet = seen(workspace, Asked([MOVE]))
+    assert [(other.voice, other.version, other.champion) for other in fleet.others] == [
+        ("mixed", 2, None),
+        ("taken", 2, None),
+    ]
+    assert [other.made_of for other in fleet.others] == [f"blend of {HOSTILE} 60 %, linus 40 %", "imported from X"]
+    text = fleet_page(fleet)
+    assert "Registered, of other origin" in text
+    assert HOSTILE not in text
+    assert "of other origin" not in fleet_page(seen(workspace))
 
 
 def test_hostile_text_is_text_and_links_lead_somewhere(workspace: Workspace) -> None:
