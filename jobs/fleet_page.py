@@ -356,8 +356,10 @@ def _in_the_registry(
     champions: dict[str, int] = {}
     moves: list[Champion] = []
     others: list[OtherVoice] = []
+    if registry is None:
+        return champions, moves, (), ""
     try:
-        for voice in registry.voices() if registry is not None else ():
+        for voice in registry.voices():
             aliases = registry.aliases(voice)
             if CHAMPION in aliases:
                 champions[voice] = aliases[CHAMPION]

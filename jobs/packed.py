@@ -51,13 +51,17 @@ def train_packed(
     outcomes: list[Outcome] = []
     clock = SharedClock()
 
-    def train(seat: Seat, task: VoiceTask) -> None:
+    def train(pack: Pack, seat: Seat, task: VoiceTask) -> None:
         outcome = Outcome(task=task)
         try:
             with clock.in_hand():
                 outcome.finished = train_voice(
                     # Each is told of its share of the memory.
-                    replace(task, memory_bytes=task.memory_bytes and task.memory_bytes // seats),
+                    replace(
+                        task,
+                        memory_bytes=task.memory_bytes and task.memory_bytes // seats,
+                        gpu_share=task.gpu_share / seats,
+                    ),
                     base,
                     device=device,
                     on_note=on_note,
@@ -66,6 +70,7 @@ def train_packed(
                     should_stop=should_stop,
                     trainers=partial(_trainers, seat),
                     clock=clock,
+                    compute=pack.compute,
                 )
         except Exception as error:  # one voice must not stop the others; the caller reports it
             logger.exception("voice %s failed", task.voice)
@@ -74,7 +79,7 @@ def train_packed(
         on_end(outcome)
 
     with Pack(base, device) as pack:
-        fill_seats(pack, seats, lambda: None if should_stop() else take(), train)
+        fill_seats(pack, seats, lambda: None if should_stop() else take(), partial(train, pack))
     return outcomes
 
 

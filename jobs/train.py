@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,8 @@ from pipelines.storage import open_storage
 
 SAVE_EVERY_S = 300.0
 """What a lost worker costs a voice at most: a full-size one has tens of minutes between its candidates."""
+Compute = Callable[[Callable[[], PhasePlan]], PhasePlan]
+"""Do some work where it may compute, and give what comes out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +69,7 @@ class VoiceTask:
     memory_bytes: int | None = None
     """What training may take of a worker's memory; None: its share of the GPU, no bound on a CPU."""
     gpu_share: float = 1.0
-    """Of a GPU that other voices use at the same time."""
+    """Of a GPU what its worker may take. In a pack each voice has its part of this and of `memory_bytes`."""
     checkpoint_uri: str | None = None
     """Where the run is copied to while it is trained."""
 
@@ -149,7 +152,7 @@ def plan_run(
         recipe=recipe,
         telemetry=telemetry_plan(config, workspace),
         workers=workers,
-        gpu_share=min(1.0, config.cluster.gpus_per_worker / training.pack) if workers == 1 else 1.0,
+        gpu_share=min(1.0, config.cluster.gpus_per_worker) if workers == 1 else 1.0,
         memory_bytes=config.cluster.memory_mb * 1_000_000 if config.cluster.memory_mb else None,
         checkpoint_uri=config.cluster.checkpoint_uri,
         record={"run_id": run_id, "corpus_digest": corpus_digest, **record},
@@ -192,12 +195,13 @@ def train_voice(
     should_stop: Callable[[], bool] = lambda: False,
     trainers: Callable[[BaseModel, str], Callable[..., Any]] | None = None,
     clock: Callable[[], float] = time.monotonic,
+    compute: Compute = lambda work: work(),
 ) -> bool:
     """Train both phases of one voice, going on from whatever its run folder holds. False: stopped before the end.
 
     With a `reducer` several processes call this for the same voice, each taking its part of every batch; rank 0 writes.
     `on_note` is told what people should know of the training, in a line. `trainers` takes the place of `trainer_class`,
-    `clock` counts the seconds that the training costs.
+    `clock` counts the seconds that the training costs, `compute` does what computes outside of a trainer.
 
     Raises:
         ValueError: the corpus is damaged, or belongs to another base; or not even one clip fits into the memory.
@@ -214,7 +218,7 @@ def train_voice(
         reducer.total([0.0])  # the others wait for what the first one fetches
     if is_trained(task):
         return True
-    hooks = _Hooks(on_step, on_measured, on_note, should_stop, trainers or trainer_class, clock)
+    hooks = _Hooks(on_step, on_measured, on_note, should_stop, trainers or trainer_class, clock, compute)
     with mirror.kept() if mirror else nullcontext():
         return _train(task, base, device, reducer, hooks)
 
@@ -229,6 +233,7 @@ class _Hooks:
     should_stop: Callable[[], bool]
     trainers: Callable[[BaseModel, str], Callable[..., Any]]
     clock: Callable[[], float]
+    compute: Compute
 
 
 def _train(task: VoiceTask, base: BaseModel, device: str, reducer: Reducer | None, hooks: _Hooks) -> bool:
@@ -273,22 +278,29 @@ def _trainer_of(
     hooks: _Hooks,
 ) -> SemanticTrainer | WaveTrainer | MelTrainer:
     """What trains this phase, with a plan that fits into the memory there is."""
-    plan: PhasePlan = getattr(task.recipe, phase)
-    kind = trainer_class(base, phase)
-    budget = _memory_for(task, device)
-    if budget is not None and plan.steps:
-        unfitted = kind(base, replace(plan, steps=0), voice=task.voice)
-        lengths = [unfitted.length(item) for item in data.train]
-        fitted = fit_to(budget, base, phase, plan, lengths, device=device)
-        if fitted != plan:
-            before, after = plan.record(), fitted.record()
-            changes = ", ".join(f"{name} {after[name]}" for name in after if after[name] != before[name])
-            hooks.on_note(f"{task.voice}: to fit {phase} training into {budget / 1e6:.0f} MB: {changes}")
-            plan = fitted
+    plan = hooks.compute(partial(_fitted_plan, task, base, phase, data, device, hooks.on_note))
     trainer: SemanticTrainer | WaveTrainer | MelTrainer = hooks.trainers(base, phase)(
         base, plan, voice=task.voice, device=device, reducer=reducer
     )
     return trainer
+
+
+def _fitted_plan(
+    task: VoiceTask, base: BaseModel, phase: str, data: "_Data", device: str, on_note: Callable[[str], None]
+) -> PhasePlan:
+    """Steps may be taken to measure what they need: nothing else should compute on `device` at the time."""
+    plan: PhasePlan = getattr(task.recipe, phase)
+    budget = _memory_for(task, device)
+    if budget is None or not plan.steps:
+        return plan
+    unfitted = trainer_class(base, phase)(base, replace(plan, steps=0), voice=task.voice)
+    lengths = [unfitted.length(item) for item in data.train]
+    fitted = fit_to(budget, base, phase, plan, lengths, device=device)
+    if fitted != plan:
+        before, after = plan.record(), fitted.record()
+        changes = ", ".join(f"{name} {after[name]}" for name in after if after[name] != before[name])
+        on_note(f"{task.voice}: to fit {phase} training into {budget / 1e6:.0f} MB: {changes}")
+    return fitted
 
 
 def _memory_for(task: VoiceTask, device: str) -> int | None:

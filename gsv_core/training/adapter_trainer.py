@@ -7,11 +7,16 @@ one backward pass the gradients of all. A voice's rows depend on no other's, so 
 to the order of floating-point sums: products of other sizes, and other padding. What a voice trains is one vector here,
 so that its norm and its update are one operation each. Which voices sit together follows from the order in which they
 join and end, never from time.
+
+A joint step that fails harms nobody who is not to blame: each of its voices makes it alone, and only those that fail
+there end. Where memory was short this goes on for as long as it is. What fails jointly again and again for another
+reason, and never alone, is a mistake in here, and ends its voices instead of making them slow.
 """
 
 import logging
 import math
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, replace
@@ -32,6 +37,7 @@ from gsv_core.networks.text_to_semantic import TextToSemantic
 from gsv_core.training.batches import MelBatch, SemanticBatch, TrainingItem
 from gsv_core.training.draws import stable_seed
 from gsv_core.training.mel_trainer import MelTrainer
+from gsv_core.training.memory import is_shortage
 from gsv_core.training.precision import autocast
 from gsv_core.training.schedules import PhasePlan, Schedule, Trains
 from gsv_core.training.semantic_trainer import SemanticTrainer, StepSums
@@ -39,6 +45,9 @@ from gsv_core.training.updates import parts_of, set_rates
 
 Batch = TypeVar("Batch", SemanticBatch, MelBatch)
 Value = TypeVar("Value")
+
+_MOST_UNEXPLAINED = 3
+"""Joint steps in a row that fail though each of their voices can make them alone."""
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +76,8 @@ class Pack:
         self._turn = threading.Condition()
         self._seats: list[Seat] = []
         self._banks: dict[str, _Bank] = {}
+        self._unexplained: Counter[Any] = Counter()
+        """By kind of part: joint steps in a row that failed, though memory was there and no voice failed alone."""
         self.joint_steps = 0
         """Passes of a bank over the parts of one voice or more."""
 
@@ -108,15 +119,20 @@ class Pack:
         groups: dict[Any, list[_Part]] = {}
         for part in parts:
             groups.setdefault(part.kind, []).append(part)
-        for group in groups.values():
+        for kind, group in groups.items():
             self.joint_steps += 1
             try:
                 _add_gradients(group)
-            except (RuntimeError, ValueError, IndexError):
-                # Of several voices nobody knows whose fault it is, and perhaps memory alone was short: each will have
-                # to learn its part by itself.
+                del self._unexplained[kind]
+            except (RuntimeError, ValueError, IndexError) as error:
+                # Of several voices nobody knows whose fault it is: each will have to learn its part by itself.
                 logger.warning("a joint step of %d voices failed; they make it alone", len(group), exc_info=True)
-        _update([part.trainer for part in parts if part.learned and part.is_last])
+                self._unexplained[kind] += not is_shortage(error)
+                if self._unexplained[kind] == _MOST_UNEXPLAINED:
+                    del self._unexplained[kind]
+                    for part in group:
+                        part.error = RuntimeError(f"joint steps fail and those of each voice alone do not: {error}")
+        _update([part for part in parts if part.learned and part.is_last])
 
 
 class Seat:
@@ -210,6 +226,8 @@ class _Part:
     """The joint step has been made."""
     learned: bool = False
     """It gave gradients."""
+    error: Exception | None = None
+    """What ends its voice."""
 
     @property
     def rows(self) -> int:
@@ -219,7 +237,7 @@ class _Part:
 def _tell(parts: Sequence[_Part], joint: Future[None]) -> None:
     """Let the voices go on."""
     for part in parts:
-        if (error := joint.exception()) is None:
+        if (error := joint.exception() or part.error) is None:
             part.done.set_result(None)
         else:
             part.done.set_exception(error)
@@ -234,17 +252,21 @@ def _add_gradients(parts: Sequence[_Part]) -> None:
         part.learned = True
 
 
-def _update(trainers: "Sequence[_PackedSemanticTrainer | _PackedMelTrainer]") -> None:
-    """Make the steps whose gradients are complete."""
+def _update(parts: Sequence[_Part]) -> None:
+    """Make the steps whose gradients are complete, each voice its own."""
     found = []
-    for trainer in trainers:
+    for trainer in (part.trainer for part in parts):
         trainer.scale.down([trainer.own.vector])
         assert trainer.own.vector.grad is not None
         found.append(trainer.own.vector.grad)
     if found:
         norms = torch.stack(torch._foreach_norm(found)).tolist()
-        for trainer, norm in zip(trainers, norms, strict=True):
-            trainer.own.step(norm, trainer.gradient_clip)
+        for part, norm in zip(parts, norms, strict=True):
+            try:
+                part.trainer.own.step(norm, part.trainer.gradient_clip)
+            except Exception as error:  # handed to the voice: the others make their steps
+                logger.exception("voice %s failed in its update", part.trainer.voice)
+                part.error = error
 
 
 class _VectorAdamW(torch.optim.AdamW):
@@ -465,7 +487,7 @@ class _PackedSemanticTrainer(SemanticTrainer):
             is_last=is_last,
         )
         if not self._seat._learn(brought):
-            self._seat._compute(_learn_alone, self, lambda: self._learn(part, number, sums), is_last)
+            self._seat._compute(_learn_alone, brought, lambda: self._learn(part, number, sums))
             return
         sums.loss += given.loss
         sums.hits += given.hits
@@ -517,7 +539,7 @@ class _PackedMelTrainer(MelTrainer):
             is_last=is_last,
         )
         if not self._seat._learn(brought):
-            return self._seat._compute(_learn_alone, self, lambda: self._learn(part, clips), is_last)
+            return self._seat._compute(_learn_alone, brought, lambda: self._learn(part, clips))
         return given.loss
 
     def evaluate(self, items: Sequence[TrainingItem]) -> dict[str, float]:
@@ -527,19 +549,22 @@ class _PackedMelTrainer(MelTrainer):
         return self._seat._compute(super().speak, items)
 
 
-def _learn_alone(
-    trainer: _PackedSemanticTrainer | _PackedMelTrainer, learn: Callable[[], Value], is_last: bool
-) -> Value:
+def _learn_alone(part: _Part, learn: Callable[[], Value]) -> Value:
     """A part that gave nothing in a joint step, as the ordinary trainer learns it."""
+    trainer = part.trainer
     trainer.network.train()
-    bank = trainer._seat._pack._bank(trainer).adapters
     try:
         found = learn()
-        trainer.own.add(bank.gradients_of(trainer.voice))
+        trainer.own.add(part.bank.adapters.gradients_of(trainer.voice))
+        if part.is_last:
+            _update([part])
+        if part.error is not None:
+            raise part.error
+    except Exception:  # now it is known whose fault it was
+        del trainer._seat._pack._unexplained[part.kind]
+        raise
     finally:
         trainer.network.zero_grad(set_to_none=True)
-    if is_last:
-        _update([trainer])
     return found
 
 

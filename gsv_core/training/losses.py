@@ -34,11 +34,19 @@ def feature_matching_loss(recorded: Sequence[DiscriminatorOutput], generated: Se
     Twice the sum over all maps of the mean absolute difference; the recording's maps are constants.
     """
     distances = [
-        functional.l1_loss(fake_map, real_map.detach()).float()
+        _mean_distance(fake_map, real_map.detach())
         for real, fake in zip(recorded, generated, strict=True)
         for real_map, fake_map in zip(real.feature_maps, fake.feature_maps, strict=True)
     ]
     return 2 * torch.stack(distances).sum()
+
+
+def _mean_distance(fake_map: Tensor, real_map: Tensor) -> Tensor:
+    """Mean absolute difference, float32."""
+    if fake_map.dtype is not torch.float16:
+        return functional.l1_loss(fake_map, real_map).float()
+    # The gradient of the mean is twice the loss scale, which float16 cannot hold; that of a value is in its range.
+    return (fake_map - real_map).abs().mean(dtype=torch.float32)
 
 
 def kl_loss(

@@ -177,6 +177,12 @@ def free_memory(device: torch.device | str) -> int:
     return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
+def is_shortage(error: BaseException) -> bool:
+    """Whether torch says with `error` that memory ran out, a GPU's or this process's."""
+    # Only the former is of a kind of its own.
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+
+
 def _trainer(base: BaseModel, phase: str, plan: PhasePlan, device: torch.device) -> AnyTrainer:
     if phase == "semantic":
         return SemanticTrainer(base, plan, voice="memory", device=device)

@@ -39,8 +39,9 @@ def resolved(precision: Precision, device: torch.device) -> Precision:
         return precision
     if device.type != "cuda":
         return Precision.FLOAT32
-    # A GPU without units for it (V100, T4) computes bfloat16 all the same, and slowly.
-    return Precision.BFLOAT16 if torch.cuda.is_bf16_supported(including_emulation=False) else Precision.FLOAT16
+    # A GPU without units for it (V100, T4) computes bfloat16 all the same, and slowly. Ampere has them; torch's own
+    # question is about the GPU in use, which need not be this one.
+    return Precision.BFLOAT16 if torch.cuda.get_device_capability(device) >= (8, 0) else Precision.FLOAT16
 
 
 def autocast(device: torch.device, precision: Precision = Precision.AUTO) -> AbstractContextManager[None]:

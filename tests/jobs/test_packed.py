@@ -1,6 +1,7 @@
 """Voices trained in one batch leave the run folders that they leave alone."""
 
 import json
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from safetensors.torch import load_file
 
 from gsv_core.checkpoints.base import BaseModel, load_base
 from gsv_core.training.schedules import PhasePlan, Trains
+from jobs import packed, train
 from jobs.bench_train import _small_voice
 from jobs.packed import Outcome, train_packed
 from jobs.train import Step, VoiceTask, _identity_of, is_trained, saved_weights, train_voice
@@ -115,6 +117,48 @@ def test_voices_that_are_stopped_go_on_later(base: BaseModel, voices: list[Voice
     assert [outcome.finished for outcome in outcomes] == [True, True]
     # What the first call has trained is not trained again.
     assert len(done) < sum(task.steps for task in tasks)
+
+
+def test_each_voice_of_a_pack_has_its_part_of_the_memory(
+    base: BaseModel, voices: list[VoiceTask], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a GPU as of what is given in bytes: the voices' tensors are there at once."""
+    bounded, unbounded = replace(voices[0], memory_bytes=8_000), replace(voices[1], gpu_share=0.5)
+    told: dict[str, VoiceTask] = {}
+
+    def train(task: VoiceTask, *_: object, **__: object) -> bool:
+        told[task.voice] = task
+        return True
+
+    monkeypatch.setattr(packed, "train_voice", train)
+    waiting = iter([bounded, unbounded])
+    outcomes = train_packed(lambda: next(waiting, None), base, seats=4)
+    assert all(outcome.finished for outcome in outcomes)
+    assert told["ada"].memory_bytes == 2_000
+    assert (told["linus"].memory_bytes, told["linus"].gpu_share) == (None, 0.125)
+
+
+def test_a_packs_memory_is_measured_where_it_computes(
+    base: BaseModel, voices: list[VoiceTask], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU steps are taken for it, and what other voices need in the meantime would be counted with them."""
+    computing: set[str] = set()
+
+    def fit_to(budget_bytes: int, base: BaseModel, phase: str, plan: PhasePlan, *_: object, **__: object) -> PhasePlan:
+        assert (budget_bytes, base.release, phase) == (4 * 10**9, "nano", "semantic")
+        computing.add(threading.current_thread().name)
+        return plan
+
+    monkeypatch.setattr(train, "fit_to", fit_to)
+    waiting = iter([replace(task, memory_bytes=8 * 10**9) for task in at(voices, tmp_path)])
+    steps: list[Step] = []
+    with one_thread():
+        outcomes = train_packed(
+            lambda: next(waiting, None), base, seats=2, on_step=steps.append, should_stop=lambda: bool(steps)
+        )
+    assert [outcome.error for outcome in outcomes] == [None, None]
+    assert len(computing) == 1
+    assert computing.pop().startswith("pack")
 
 
 def test_a_packed_run_is_a_run_of_its_own(voices: list[VoiceTask]) -> None:

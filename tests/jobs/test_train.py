@@ -113,6 +113,10 @@ def test_the_same_inputs_name_the_same_run_and_others_another(made: MadeCorpus) 
     assert len({run_id(), *others}) == 1 + len(others)
     # On a CPU `auto` is float32, and says no more than what was there before there was another.
     assert run_id(precision=Precision.FLOAT32) == run_id() != run_id(precision=Precision.BFLOAT16)
+    # What a worker may take of a GPU; a pack divides it.
+    on_gpus = replace(CONFIG, cluster=replace(CONFIG.cluster, gpus_per_worker=0.5))
+    for config in (on_gpus, replace(on_gpus, training=replace(CONFIG.training, pack=4))):
+        assert plan_run(voice, selection, made.base, "", config, made.workspace).gpu_share == 0.5
     fewer = replace(CONFIG, training=TrainingConfig())
     assert plan_run(voice, selection, made.base, "", fewer, made.workspace).recipe.semantic.steps == 60
 

@@ -132,7 +132,7 @@ class PretendedGpu:
         for name in ("autocast", "get_autocast_dtype", "is_autocast_enabled"):
             monkeypatch.setattr(torch, name, partial(on_cpu, getattr(torch, name)))
         monkeypatch.setattr(torch.amp, "autocast", torch.autocast)
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: (8, 0))
         monkeypatch.setattr(torch.cuda, "get_rng_state", lambda _device: torch.get_rng_state())
         monkeypatch.setattr(torch.cuda, "set_rng_state", lambda _state, _device: None)
 

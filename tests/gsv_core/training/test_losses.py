@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from torch.nn import functional
 
 from gsv_core.networks.discriminators import DiscriminatorOutput
 from gsv_core.training.losses import (
@@ -37,6 +38,27 @@ def test_feature_matching_doubles_the_mean_difference_of_every_map_and_spares_th
     loss.backward()
     assert real.grad is None
     assert fake.grad is not None
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_feature_matching_has_a_gradient_at_any_loss_scale(dtype):
+    draw = torch.Generator().manual_seed(0)
+    real, start = torch.randn(2, 8, 100, generator=draw).to(dtype), torch.randn(2, 8, 100, generator=draw).to(dtype)
+
+    def learnt(scale):
+        fake = start.clone().requires_grad_()
+        loss = feature_matching_loss([DiscriminatorOutput(real, (real,))], [DiscriminatorOutput(fake, (fake,))])
+        (loss * scale).backward()
+        return loss.detach(), fake.grad
+
+    loss, gradient = learnt(2.0**16)
+    assert loss.dtype is torch.float32
+    assert torch.equal(gradient, learnt(1.0)[1] * 2.0**16)
+    assert gradient.any()
+    wanted = 2 * functional.l1_loss(start.float(), real.float())
+    assert loss.item() == pytest.approx(wanted.item(), rel=1e-2 if dtype is torch.bfloat16 else 1e-4)
+    if dtype is torch.float32:
+        assert loss == wanted
 
 
 def test_maps_that_do_not_pair_are_a_mistake():

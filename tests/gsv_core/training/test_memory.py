@@ -13,7 +13,7 @@ import torch
 from gsv_core.audio.spectrogram import mel_filterbank
 from gsv_core.checkpoints.base import load_base
 from gsv_core.training import memory
-from gsv_core.training.memory import Estimate, estimate, fit_to
+from gsv_core.training.memory import Estimate, estimate, fit_to, is_shortage
 from gsv_core.training.schedules import PhasePlan, Schedule, Trains
 from gsv_core.training.semantic_trainer import SemanticTrainer
 from gsv_core.training.wave_trainer import WaveTrainer
@@ -216,6 +216,16 @@ def test_a_plan_is_changed_as_little_as_it_takes(nano, phase):
 def test_memory_that_holds_no_clip_is_an_error_that_names_both(nano):
     with pytest.raises(ValueError, match=r"semantic training of nano needs \d+ MB for one clip .* and there are 1 MB"):
         fit_to(1_000_000, nano, "semantic", replace(PLAN, batch_size=2), [300] * 2)
+
+
+def test_a_shortage_of_memory_is_told_from_a_mistake():
+    with pytest.raises(RuntimeError) as short:
+        torch.empty(2**50)
+    with pytest.raises(RuntimeError) as wrong:
+        torch.ones(2) + torch.ones(3)
+    assert is_shortage(short.value)
+    assert is_shortage(torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."))
+    assert not is_shortage(wrong.value)
 
 
 def test_a_voice_without_clips_is_refused(nano):

@@ -59,13 +59,11 @@ def scales_of(trainer):
 
 
 def test_auto_follows_the_device(monkeypatch):
-    cuda = torch.device("cuda")
+    # An A100 beside a V100, which multiplies bfloat16 as well, by other means and slowly.
+    beside = {torch.device("cuda", 0): (8, 0), torch.device("cuda", 1): (7, 0)}
+    monkeypatch.setattr(torch.cuda, "get_device_capability", beside.__getitem__)
     assert resolved(Precision.AUTO, CPU) is Precision.FLOAT32
-    # A V100 multiplies bfloat16 as well, by other means and slowly.
-    for units, expected in ((True, Precision.BFLOAT16), (False, Precision.FLOAT16)):
-        monkeypatch.setattr(
-            torch.cuda, "is_bf16_supported", lambda including_emulation=True, units=units: including_emulation or units
-        )
+    for cuda, expected in zip(beside, (Precision.BFLOAT16, Precision.FLOAT16), strict=True):
         assert resolved(Precision.AUTO, cuda) is expected
         assert resolved(Precision.FLOAT32, cuda) is Precision.FLOAT32
 
