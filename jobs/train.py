@@ -47,7 +47,7 @@ from pipelines.storage import open_storage
 
 SAVE_EVERY_S = 300.0
 """What a lost worker costs a voice at most: a full-size one has tens of minutes between its candidates."""
-Compute = Callable[[Callable[[], PhasePlan]], PhasePlan]
+Compute = Callable[[Callable[[], Any]], Any]
 """Do some work where it may compute, and give what comes out."""
 
 
@@ -253,7 +253,7 @@ def _train(task: VoiceTask, base: BaseModel, device: str, reducer: Reducer | Non
                     _save(run_dir, Save(phase=phase, step=0, weights={}, metadata=trainer.metadata()))
                 continue
             watch.time(trainer)
-            notes = _Notes(telemetry, _audio_at_saves(task, data, base)) if telemetry else None
+            notes = _Notes(telemetry, _audio_at_saves(task, data, base), hooks.compute) if telemetry else None
             result = _train_phase(task, trainer, data, hooks, device=device, notes=notes)
             records += result.records
             if writes:
@@ -317,11 +317,14 @@ class _Notes:
 
     telemetry: Telemetry
     audio: SaveAudio | None
+    compute: Compute
 
     def save(self, run_dir: Path, save: Save) -> None:
         _save(run_dir, save)
-        for name, data in (self.audio.speak(save) if self.audio else {}).items():
-            self.telemetry.add_file(name, data)
+        if self.audio is not None:
+            # It touches torch's own random state, which a step made meanwhile may be drawing from.
+            for name, data in self.compute(partial(self.audio.speak, save)).items():
+                self.telemetry.add_file(name, data)
 
 
 def _telemetry(task: VoiceTask, data: "_Data", device: str) -> Telemetry:

@@ -11,10 +11,12 @@ import torch
 from safetensors.torch import load_file
 
 from gsv_core.checkpoints.base import BaseModel, load_base
+from gsv_core.training.loop import Save
 from gsv_core.training.schedules import PhasePlan, Trains
 from jobs import packed, train
 from jobs.bench_train import _small_voice
 from jobs.packed import Outcome, train_packed
+from jobs.save_audio import SaveAudio
 from jobs.train import Step, VoiceTask, _identity_of, is_trained, saved_weights, train_voice
 from tests.jobs.conftest import one_thread
 
@@ -166,3 +168,25 @@ def test_a_packed_run_is_a_run_of_its_own(voices: list[VoiceTask]) -> None:
     recipe = voices[0].recipe
     record = dict.fromkeys(("voice", "base_digest", "selection_digest", "seed", "trainer_version"), "the same")
     assert _identity_of(record | {"packed": True}, recipe, 1) != _identity_of(record, recipe, 1)
+
+
+def test_a_packs_voices_are_heard_where_it_computes(
+    base: BaseModel, voices: list[VoiceTask], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Speaking touches torch's random state, and what is drawn from that for another voice's step would change."""
+    speaking: list[str] = []
+
+    def speak(audio: SaveAudio, save: Save) -> dict[str, bytes]:
+        del audio, save
+        speaking.append(threading.current_thread().name)
+        return {}
+
+    monkeypatch.setattr(SaveAudio, "speak", speak)
+    audible = [replace(task, telemetry=replace(task.telemetry, sentences=1)) for task in at(voices, tmp_path)]
+    waiting = iter(audible)
+    with one_thread():
+        outcomes = train_packed(lambda: next(waiting, None), base, seats=2)
+    assert [outcome.error for outcome in outcomes] == [None, None]
+    assert len(speaking) >= 4
+    assert len(set(speaking)) == 1
+    assert speaking[0].startswith("pack")
