@@ -56,7 +56,7 @@ def test_a_voice_is_logged_with_curves_scores_dataset_and_files(
     assert run.data.tags[RUN_ID_TAG] == "a" * 20
     assert run.data.tags["engine.recogniser"] == "pocketsphinx"
     assert "not speech" in run.data.tags["speech"]
-    assert "| likeness | 0.5 | – | 0.9 |" in run.data.tags["mlflow.note.content"]
+    assert "| Likeness | 0.500 | – | 0.900 |" in run.data.tags["mlflow.note.content"]
     assert run.data.params["recipe.semantic.steps"] == "40"
     assert run.data.metrics["best/likeness"] == 0.5
     assert run.data.metrics["ceiling/likeness"] == 0.9
