@@ -364,8 +364,9 @@ def _in_the_registry(
             if CHAMPION in aliases:
                 champions[voice] = aliases[CHAMPION]
             moves += [Champion(voice=voice, move=move) for move in registry.moves(voice)]
-            if voice not in known:
-                newest, tags = max(registry.versions(voice).items())
+            # A name without a version is what a registration that was cut off leaves: nothing that could speak.
+            if voice not in known and (versions := registry.versions(voice)):
+                newest, tags = max(versions.items(), key=lambda item: item[0])
                 made_of = _made_of(tags)
                 others.append(OtherVoice(voice=voice, version=newest, made_of=made_of, champion=champions.get(voice)))
     except (TrackingError, ValueError) as error:

@@ -31,7 +31,7 @@ class Asked(Registry):
     def voices(self) -> list[str]:
         if self._down:
             raise TrackingError("MLflow store http://tracker: could not list the voices: refused")
-        return ["ada", "mixed", "taken"]
+        return ["ada", "cut_off", "mixed", "taken"]
 
     def aliases(self, voice: str) -> dict[str, int]:
         return {"champion": 2, "challenger": 3} if voice == "ada" else {}
@@ -40,6 +40,8 @@ class Asked(Registry):
         return self._moves if voice == "ada" else []
 
     def versions(self, voice: str) -> dict[int, dict[str, str]]:
+        if voice == "cut_off":
+            return {}
         parents = [{"voice": HOSTILE, "share": 0.6}, {"voice": "linus", "share": 0.4}]
         return {1: {}, 2: {"lineage.parents": json.dumps(parents)} if voice == "mixed" else {"imported.from": "X"}}
 
@@ -166,6 +168,7 @@ def test_an_empty_corpus_and_none(tmp_path: Path) -> None:
 
 def test_voices_of_other_origin_are_listed_with_what_they_are_made_of(workspace: Workspace) -> None:
     fleet = seen(workspace, Asked([MOVE]))
+    assert fleet.registry_says == ""
     assert [(other.voice, other.version, other.champion) for other in fleet.others] == [
         ("mixed", 2, None),
         ("taken", 2, None),
