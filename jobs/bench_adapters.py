@@ -1,8 +1,8 @@
 """Bench of adapters: K voices in one batch against the same K one after the other, as steps per second and their ratio.
 
-Both ways make the steps that a fleet makes: gradients, clipping, AdamW, numbers. Batches are made before. `nano`, GPT
-at that size, and `flow`, that of v4 at a toy width, show what many small products cost; `wide`, GPT at its full width
-with two layers, what is left of that where products are large.
+Both ways make the steps that a fleet makes: gradients, clipping, AdamW, numbers, with memory kept as workers keep it.
+Batches are made before. `nano`, GPT at that size, and `flow`, that of v4 at a toy width, show what many small products
+cost; `wide`, GPT at its full width with two layers, what is left of that where products are large.
 """
 
 import time
@@ -20,6 +20,7 @@ from gsv_core.networks.vocoder import HifiGanVocoder, VocoderConfig
 from gsv_core.training.adapter_trainer import Pack, Seat
 from gsv_core.training.batches import TrainingItem
 from gsv_core.training.mel_trainer import MelTrainer
+from gsv_core.training.pages import keep_large_blocks
 from gsv_core.training.schedules import PhasePlan, Trains
 from gsv_core.training.semantic_trainer import SemanticTrainer
 from jobs.bench import Figure, figure_of
@@ -48,6 +49,7 @@ def measure_adapters(bench: AdapterBench, only: Sequence[str] = ()) -> Iterator[
     unknown = sorted(set(only) - NETWORKS.keys())
     if unknown:
         raise ValueError(f"bench: no adapters of {', '.join(unknown)}; there are {', '.join(NETWORKS)}")
+    keep_large_blocks()
     for name, make in NETWORKS.items():
         if not only or name in only:
             yield from _measure(bench, name, *make(bench))

@@ -31,6 +31,16 @@ class Share:
     columns: int = 0
 
 
+@dataclass(frozen=True)
+class Seats:
+    """Who takes part in a pass, with the adapters side by side."""
+
+    shares: tuple[Share, ...]
+    """In the order in which they lie in a batch."""
+    adapters: tuple["Factors", ...]
+    """Per adapted matrix those of all, one behind the other: (K, R, I) and (K, O, R)."""
+
+
 class Factors(NamedTuple):
     """One adapter: what is added to a product is `scaling` times x A^T B^T."""
 
@@ -44,8 +54,8 @@ class Factors(NamedTuple):
 class AdapterBank:
     """A network that computes the rows of several voices at once, each with its own adapters.
 
-    `network` has the names and the frozen tensors of the base it was made of; call it as the base is called, after
-    `seat` has said whose rows are whose, and take `gradients` of what comes out.
+    `network` has the names and the frozen tensors of the base it was made of; call it as the base is called, with
+    `seats` that say whose rows are whose, and take `gradients` of what comes out.
     """
 
     def __init__(self, base: nn.Module, device: torch.device) -> None:
@@ -55,7 +65,8 @@ class AdapterBank:
         self._matrices: dict[str, _Matrix] = {}
         self._parts: dict[str, _OwnParts] = {}
         self._vectors: dict[str, Tensor] = {}
-        self._shares: tuple[Share, ...] = ()
+        self.seats = Seats((), ())
+        """Whose rows are whose in the batches to come."""
 
     @property
     def voices(self) -> frozenset[str]:
@@ -99,14 +110,10 @@ class AdapterBank:
         for part in self._parts.values():
             part.own.pop(voice, None)
 
-    def seat(self, shares: Sequence[Share]) -> None:
-        """Say whose rows are whose in the batches to come, in the order in which they lie.
-
-        The adapters of these voices, of one rank, are copied side by side as they are now.
-        """
+    def seats_of(self, shares: Sequence[Share]) -> Seats:
+        """Seats for these voices, of one rank: their adapters are copied as they are now."""
         strangers = sorted({share.voice for share in shares} - self._vectors.keys())
         assert not strangers, f"{strangers} never joined the bank"
-        self._shares = tuple(shares)
         shapes = [tensor.shape for tensor in self._adapters_of(shares[0].voice)]
         sizes = [shape.numel() for shape in shapes]
         side_by_side = torch.stack([self._vectors[share.voice][: sum(sizes)] for share in shares])
@@ -114,23 +121,25 @@ class AdapterBank:
             own.unflatten(1, shape).requires_grad_()
             for own, shape in zip(side_by_side.split(sizes, dim=1), shapes, strict=True)
         ]
+        adapters = []
         for matrix, down, up in zip(self._matrices.values(), stacks[::2], stacks[1::2], strict=True):
             scalings = {matrix.factors[share.voice].scaling for share in shares}
             assert len(scalings) == 1, "adapters that share a pass count alike"
-            matrix.stacked = Factors(down, up, *scalings)
+            adapters.append(Factors(down, up, *scalings))
+        return Seats(tuple(shares), tuple(adapters))
 
     def gradients(self, loss: Tensor) -> Tensor:
         """The gradient of `loss`, a sum of what each voice has of its own, for what each trains: K vectors, (K, T).
 
-        In the order of `seat`; 0 where nothing depends on a parameter.
+        In the order of `seats`; 0 where nothing depends on a parameter.
         """
-        stacks = [one for matrix in self._matrices.values() for one in (matrix.stacked.down, matrix.stacked.up)]
-        own = [parameter for share in self._shares for parameter in self._parameters_of(share.voice)]
+        stacks = [one for factors in self.seats.adapters for one in (factors.down, factors.up)]
+        own = [parameter for share in self.seats.shares for parameter in self._parameters_of(share.voice)]
         found = torch.autograd.grad(loss, [*stacks, *own], materialize_grads=True)
         rows = [gradient.flatten(1) for gradient in found[: len(stacks)]]
         if own:
             whole = torch.cat([gradient.flatten() for gradient in found[len(stacks) :]])
-            rows.append(whole.unflatten(0, (len(self._shares), -1)))
+            rows.append(whole.unflatten(0, (len(self.seats.shares), -1)))
         return torch.cat(rows, dim=1)
 
     def gradients_of(self, voice: str) -> Tensor:
@@ -146,10 +155,10 @@ class AdapterBank:
         return [parameter for part in self._parts.values() for parameter in part.own[voice].parameters()]
 
     def _build(self, matrices: Collection[str], parts: Collection[str]) -> None:
-        for name in matrices:
+        for index, name in enumerate(matrices):
             owner_name, _, leaf = name.rpartition(".")
             owner = self.network.get_submodule(owner_name)
-            matrix = self._matrices[name] = _Matrix(getattr(owner, leaf), self._seated)
+            matrix = self._matrices[name] = _Matrix(getattr(owner, leaf), index, self._seated)
             delattr(owner, leaf)
             setattr(owner, leaf, matrix)
         for name in parts:
@@ -157,8 +166,8 @@ class AdapterBank:
             part = self._parts[name] = _OwnParts(self._seated)
             setattr(self.network.get_submodule(owner_name), leaf, part)
 
-    def _seated(self) -> tuple[Share, ...]:
-        return self._shares
+    def _seated(self) -> Seats:
+        return self.seats
 
 
 @torch.no_grad()
@@ -173,11 +182,10 @@ def _one_vector(parameters: Sequence[Tensor]) -> Tensor:
 class _Matrix:
     """Stands where a frozen matrix (O, I) stood: a product with it is the sum of the matrix's and each voice's own."""
 
-    stacked: Factors
-    """Of the voices that sit, one behind the other: (K, R, I) and (K, O, R)."""
-
-    def __init__(self, weight: Tensor, seated: Callable[[], tuple[Share, ...]]) -> None:
+    def __init__(self, weight: Tensor, index: int, seated: Callable[[], Seats]) -> None:
         self.weight = weight
+        self.index = index
+        """Among the adapted matrices."""
         self.factors: dict[str, Factors] = {}
         self._seated = seated
 
@@ -196,11 +204,13 @@ class _Matrix:
 
     def product(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """(.., I) -> (.., O), the first axis that of rows, or of columns where there are two axes."""
-        shares = self._seated()
-        counts = tuple(one.columns if x.ndim == 2 else one.rows * x.shape[1] for one in shares)
+        seats = self._seated()
+        counts = tuple(one.columns if x.ndim == 2 else one.rows * x.shape[1] for one in seats.shares)
         flat = x.reshape(-1, x.shape[-1])
         assert sum(counts) == len(flat), f"seats for {sum(counts)} rows, a batch of {len(flat)}"
-        added: Tensor = _SumOfProducts.apply(flat, self.weight, bias, _blocks(counts, x.device), *self.stacked)
+        added: Tensor = _SumOfProducts.apply(
+            flat, self.weight, bias, _blocks(counts, x.device), *seats.adapters[self.index]
+        )
         return added if x.ndim == 2 else added.unflatten(0, x.shape[:-1])
 
 
@@ -228,23 +238,24 @@ class _SumOfProducts(torch.autograd.Function):
             x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
             down, up = down.to(dtype), up.to(dtype)
             out = functional.linear(x, weight, bias)
-            inner = _scaled(blocks.spread(x) @ down.mT, scaling)
+            spread = blocks.spread(x)
+            inner = _scaled(spread @ down.mT, scaling)
             blocks.add(out, inner, up.mT)
-        ctx.save_for_backward(x, weight, inner, down, up)
+        ctx.save_for_backward(spread, weight, inner, down, up)
         return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
-        x, weight, inner, down, up = ctx.saved_tensors
+        spread, weight, inner, down, up = ctx.saved_tensors
         blocks = ctx.blocks
-        gradient = gradients[0].to(x.dtype)
+        gradient = gradients[0].to(spread.dtype)
         above = blocks.spread_with_zeros(gradient)
         middle = _scaled(above @ up, ctx.scaling)
         into = None
         if ctx.needs_input_grad[0]:
             into = gradient @ weight
             blocks.add(into, middle, down)
-        of_down, of_up = middle.mT @ blocks.spread(x), above.mT @ inner
+        of_down, of_up = middle.mT @ spread, above.mT @ inner
         return into, None, None, None, of_down.to(ctx.dtype), of_up.to(ctx.dtype), None
 
 
@@ -298,14 +309,14 @@ def _blocks(counts: tuple[int, ...], device: torch.device) -> _Blocks:
 class _OwnParts(nn.Module):
     """Stands where a part stood that every voice trains whole: each computes its own rows."""
 
-    def __init__(self, seated: Callable[[], tuple[Share, ...]]) -> None:
+    def __init__(self, seated: Callable[[], Seats]) -> None:
         super().__init__()
         self.own: dict[str, nn.Module] = {}
         self._seated = seated
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Tensors with the rows as their first axis."""
-        shares = self._seated()
+        shares = self._seated().shares
         split = zip(*(values.split([share.rows for share in shares]) for values in inputs), strict=True)
         return torch.cat([self.own[share.voice](*own) for share, own in zip(shares, split, strict=True)])
 

@@ -34,7 +34,7 @@ class FlowDraws:
     prompt_lengths: Tensor
     """(B,) int64: frames that are known"""
     halvings: Tensor | None = None
-    """(B,) int64 from `HALVINGS`; None trains no shortcut"""
+    """(B,) int64 from `HALVINGS`, or 0 for an item that trains no shortcut; None where none does"""
 
     def to(self, device: torch.device) -> "FlowDraws":
         """The same draws on `device`."""
@@ -89,12 +89,13 @@ class FlowMatching(nn.Module):
         start = (draws.noise + time[:, None, None] * (mel - draws.noise)).masked_fill(known, 0.0)
         embedded = self.estimator.embed_condition(condition, mask)
 
-        if draws.halvings is None:
-            target, step = mel - draws.noise, torch.zeros_like(time)
-        else:
-            half_step = 1 / 2**draws.halvings
-            target = self._two_steps(start, prompt, time, half_step, embedded, mask)
-            step = 2 * half_step
+        target, step = mel - draws.noise, torch.zeros_like(time)
+        if draws.halvings is not None:
+            some = draws.halvings.nonzero()[:, 0]
+            half_step = 1 / 2 ** draws.halvings[some]
+            two_steps = self._two_steps(start[some], prompt[some], time[some], half_step, embedded[some], mask[some])
+            target[some] = two_steps.to(target.dtype)
+            step[some] = 2 * half_step
         embedded_step = self.estimator.embed_step(step)
         velocity = self.estimator(start, prompt, time, embedded_step, embedded, mask, recompute=recompute)
         counted = (mask.unsqueeze(1) & ~known).float()

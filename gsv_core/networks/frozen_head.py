@@ -24,9 +24,12 @@ class _FrozenHead(torch.autograd.Function):
         logits = (hidden @ weight.T).float()
         own = targets.unsqueeze(1)
         said = logits.gather(1, own)
-        shares = logits.softmax(dim=1)
-        # The largest share is 1 / sum(exp(logit - largest)), and never small: exact where others would be rounded to 0.
-        losses = logits.amax(dim=1) - shares.amax(dim=1).log() - said[:, 0]
+        largest = logits.amax(dim=1, keepdim=True)
+        # torch's softmax of rows of 1025 takes several times as long: their ends do not fit its vectors.
+        shares = (logits - largest).exp_()
+        sums = shares.sum(dim=1, keepdim=True)
+        losses = (largest + sums.log() - said)[:, 0]
+        shares.div_(sums)
         hits = logits.sub_(said).gt_(0).sum(dim=1) < top
         shares.scatter_add_(1, own, shares.new_full((1, 1), -1).expand_as(own))
         ctx.save_for_backward(shares.to(hidden.dtype) @ weight)

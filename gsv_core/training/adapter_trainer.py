@@ -22,15 +22,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from gsv_core.checkpoints.base import BaseModel
-from gsv_core.networks.adapter_bank import AdapterBank, Share
-from gsv_core.networks.dropout import DropoutKeys, clip_keys, column_keys, follow_clips
+from gsv_core.networks.adapter_bank import AdapterBank, Seats, Share
+from gsv_core.networks.dropout import clip_keys, column_keys, follow_clips
 from gsv_core.networks.flow_matching import FlowDraws
 from gsv_core.networks.frozen_head import frozen_cross_entropies
 from gsv_core.networks.text_to_semantic import TextToSemantic
@@ -356,9 +356,8 @@ class _SemanticBank:
         batch = _joined([part.batch for part in parts]).to(self._device)
         lengths = batch.phoneme_lengths + batch.token_lengths
         columns, targets = _of_parts(parts, lengths), _of_parts(parts, batch.token_lengths + 1)
-        self.adapters.seat(_shares(parts, columns))
-        _follow(self._dropout, parts)
-        assert self._dropout.clips is not None
+        self.adapters.seats = self.adapters.seats_of(_shares(parts, columns))
+        self._dropout.clips, self._dropout.passes = _keys(parts), 0
         self._dropout.columns = column_keys(self._dropout.clips, lengths)
         network = self.adapters.network
         assert isinstance(network, TextToSemantic)
@@ -380,6 +379,13 @@ class _SemanticBank:
         return losses @ _per_row([part.trainer.scale.value / part.given.targets for part in parts], targets, losses)
 
 
+class _Rows(NamedTuple):
+    """Rows of a batch: whose they are, and what their dropout follows."""
+
+    seats: Seats
+    keys: Tensor
+
+
 class _MelBank:
     """The flow-matching network of the base, with the adapters and condition encoders of all voices."""
 
@@ -388,10 +394,18 @@ class _MelBank:
         self.adapters = AdapterBank(untrained, pack.device)
         self._device = pack.device
         self._dropout = follow_clips(self.adapters.network)
-        self.adapters.network.get_submodule("cfm.estimator").register_forward_pre_hook(self._count_pass)
+        self.adapters.network.get_submodule("cfm.estimator").register_forward_pre_hook(self._begin_pass)
+        self._all = self._some = _Rows(Seats((), ()), torch.zeros(0))
 
-    def _count_pass(self, *_: object) -> None:
-        self._dropout.passes += 1
+    def _begin_pass(self, *_: object) -> None:
+        """Where a shortcut leads is asked in two passes without gradients, for the voices that train one alone."""
+        learns = torch.is_grad_enabled()
+        rows = self._all if learns else self._some
+        self.adapters.seats, self._dropout.clips = rows.seats, rows.keys
+        self._dropout.passes = 0 if learns else self._dropout.passes + 1
+
+    def _rows(self, parts: Sequence[_Part]) -> "_Rows":
+        return _Rows(self.adapters.seats_of(_shares(parts, [0] * len(parts))), _keys(parts))
 
     def loss(self, parts: Sequence[_Part]) -> Tensor:
         batch = _joined([part.batch for part in parts]).to(self._device)
@@ -402,8 +416,10 @@ class _MelBank:
         reference = None
         if any(part.given.reference is not None for part in parts):
             reference = torch.cat(_padded([one.to(self._device) for one in references], batch.spectrogram.shape))
-        self.adapters.seat(_shares(parts, [0] * len(parts)))
-        _follow(self._dropout, parts)
+        shortcuts = [part for part in parts if part.given.draws.halvings is not None]
+        self._all = self._rows(parts)
+        self._some = self._rows(shortcuts) if 0 < len(shortcuts) < len(parts) else self._all
+        self.adapters.seats, self._dropout.clips, self._dropout.passes = self._all.seats, self._all.keys, 0
         network = _training(self.adapters.network)
         with autocast(self._device, parts[0].trainer.precision):
             losses = network(
@@ -531,8 +547,7 @@ class _PackedMelTrainer(MelTrainer):
         brought = _Part(
             trainer=self,
             bank=self._seat._pack._bank(self),
-            # Shortcuts take two passes more: voices that train one in this step share them.
-            kind=(self.phase, self.plan.rank, self.precision, given.draws.halvings is None),
+            kind=(self.phase, self.plan.rank, self.precision),
             batch=part,
             keys=clip_keys([stable_seed(*own, clip, "dropout") for clip in part.clip_ids], self.device),
             given=given,
@@ -590,8 +605,8 @@ def _training(network: nn.Module) -> nn.Module:
     return network if network.training else network.train()
 
 
-def _follow(dropout: DropoutKeys, parts: Sequence[_Part]) -> None:
-    dropout.clips, dropout.passes = torch.cat([part.keys for part in parts]), 0
+def _keys(parts: Sequence[_Part]) -> Tensor:
+    return torch.cat([part.keys for part in parts])
 
 
 def _joined(batches: Sequence[Batch]) -> Batch:
@@ -620,12 +635,14 @@ def _joined(batches: Sequence[Batch]) -> Batch:
 
 def _joined_draws(draws: Sequence[FlowDraws]) -> FlowDraws:
     longest = max(own.noise.shape[2] for own in draws)
-    halvings = [own.halvings for own in draws if own.halvings is not None]
+    halvings = [
+        torch.zeros_like(own.time, dtype=torch.int64) if own.halvings is None else own.halvings for own in draws
+    ]
     return FlowDraws(
         time=torch.cat([own.time for own in draws]),
         noise=torch.cat([pad(own.noise, (0, longest - own.noise.shape[2])) for own in draws]),
         prompt_lengths=torch.cat([own.prompt_lengths for own in draws]),
-        halvings=torch.cat(halvings) if halvings else None,
+        halvings=torch.cat(halvings) if any(own.halvings is not None for own in draws) else None,
     )
 
 

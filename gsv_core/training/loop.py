@@ -16,6 +16,7 @@ from torch import Tensor
 
 from gsv_core.checkpoints.checkpoint import Checkpoint, latest_checkpoint, save_checkpoint
 from gsv_core.training.batches import BatchOrder, TrainingItem
+from gsv_core.training.pages import return_large_blocks
 from gsv_core.training.parallel import Reducer, part_of
 from gsv_core.training.schedules import PhasePlan
 
@@ -137,6 +138,7 @@ def fit(
     """
     assert trainer.plan == plan, "the trainer was made for another plan"
     trainer.check([*items, *held_out])
+    return_large_blocks(plan.checkpoint_layers)
     lengths = [trainer.length(item) for item in items]
     order = BatchOrder.of(lengths, plan, trainer.voice, trainer.phase)
     # As many clips as are held out: what the network makes of those shows what it has learnt by heart.

@@ -110,7 +110,7 @@ class MelTrainer:
             add_lora(network.cfm, FLOW_TARGETS, rank=plan.rank, generator=drawn)
         self.network = network.to(self.device)
         self.dropout = follow_clips(self.network)
-        # Where shortcuts train, the estimator runs three times for a batch.
+        # Where a shortcut trains, the estimator runs twice to see where it leads, then once to learn.
         self.network.cfm.estimator.register_forward_pre_hook(self._count_pass)
         self.augmentation = Augmentation(base, plan, voice=voice, phase=self.phase) if plan.augment else None
         self.trained = trained_parameters(network)
@@ -188,7 +188,7 @@ class MelTrainer:
         return loss.item()
 
     def _count_pass(self, *_: object) -> None:
-        self.dropout.passes += 1
+        self.dropout.passes = 0 if torch.is_grad_enabled() else self.dropout.passes + 1
 
     def _reference(self, batch: MelBatch) -> Tensor | None:
         """What the timbre is taken from where it is not the spectrogram itself: (B, F, L)."""

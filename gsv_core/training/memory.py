@@ -43,9 +43,11 @@ _PHONEMES_PER_FRAME = 1 / 5
 _SHORTEST_WINDOW = 128
 """Frames of a clip that a step still learns from, 2.6 s."""
 
-_TORN_PERCENT = {SemanticTrainer: 15, WaveTrainer: 15, MelTrainer: 95}
+_TORN_PERCENT = {SemanticTrainer: 20, WaveTrainer: 20, MelTrainer: 95}
 """Of the activations: what a process grows by beyond its tensors, beside the place of the gradients once more, which
 come and go and leave holes. Measured with glibc: networks at full size and at nano's, v4 with a third of its layers."""
+_UNEVEN_PERCENT = 4
+"""Of all tensors, where `pages` has their memory returned: what is left of pages that they do not fill."""
 _KERNELS_BYTES = 60_000_000
 """Prepared in a process for the many shapes of SoVITS's convolutions."""
 
@@ -243,14 +245,17 @@ def _rehearsed(base: BaseModel, phase: str, plan: PhasePlan, shapes: Shapes) -> 
             trainer.step(emptied)  # type: ignore[arg-type]
     state = _state_bytes(trainer)
     activations = count.peak - count.peak_workspace - count.peak_gradients - weights - state
-    torn = state // 2 + activations * _TORN_PERCENT[type(trainer)] // 100 + _KERNELS_BYTES * (phase == "wave")
+    if plan.checkpoint_layers:
+        lost = (count.peak - count.peak_workspace) * _UNEVEN_PERCENT // 100
+    else:
+        lost = state // 2 + activations * _TORN_PERCENT[type(trainer)] // 100
     return Estimate(
         weights=weights,
         gradients=count.peak_gradients,
         optimiser=state,
         activations=activations,
         workspace=count.peak_workspace,
-        allocator=torn,
+        allocator=lost + _KERNELS_BYTES * (phase == "wave"),
     )
 
 

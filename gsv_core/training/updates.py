@@ -17,7 +17,7 @@ from gsv_core.training.schedules import PhasePlan, rate_share
 
 Batch = TypeVar("Batch")
 
-TRAINER_VERSION = "2"
+TRAINER_VERSION = "3"
 """Goes up whenever the same plan would give other weights."""
 
 

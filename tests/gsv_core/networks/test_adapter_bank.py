@@ -62,7 +62,9 @@ def test_each_voice_gets_what_it_gets_alone(base, counts, frames):
 
     vectors = {voice: bank.join(voice, network) for voice, network in networks.items()}
     shares = zip(networks, counts, strict=True)
-    bank.seat([Share(voice=voice, rows=count, columns=0 if frames else count) for voice, count in shares])
+    bank.seats = bank.seats_of(
+        [Share(voice=voice, rows=count, columns=0 if frames else count) for voice, count in shares]
+    )
     joint = bank.network["layer"](torch.cat(batches))
     torch.testing.assert_close(joint, torch.cat(alone), rtol=1e-5, atol=1e-6)
     loss = joint.square().sum()
@@ -86,7 +88,7 @@ def test_a_voices_gradients_hold_nothing_of_anothers(base):
     networks = [adapted(base, 0), adapted(base, 1)]
     for number, network in enumerate(networks):
         bank.join(str(number), network)
-    bank.seat([Share(voice="0", rows=2, columns=2), Share(voice="1", rows=3, columns=3)])
+    bank.seats = bank.seats_of([Share(voice="0", rows=2, columns=2), Share(voice="1", rows=3, columns=3)])
     x = torch.randn(5, 6)
     x[0] = torch.nan
     first, second = bank.gradients(bank.network["layer"](x).sum())
@@ -99,7 +101,7 @@ def test_autocast_computes_in_its_type_and_gives_gradients_in_the_adapters_own(b
     bank = AdapterBank(base, torch.device("cpu"))
     network = adapted(base, 0)
     bank.join("anna", network)
-    bank.seat([Share(voice="anna", rows=4, columns=4)])
+    bank.seats = bank.seats_of([Share(voice="anna", rows=4, columns=4)])
     x = torch.randn(4, 6, requires_grad=True)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         output = bank.network["layer"](x)
@@ -130,11 +132,11 @@ def test_a_voice_may_leave_and_another_come(base):
     bank.leave("anna")
     assert bank.voices == frozenset()
     bank.join("bert", second)
-    bank.seat([Share(voice="bert", rows=2, columns=2)])
+    bank.seats = bank.seats_of([Share(voice="bert", rows=2, columns=2)])
     x = torch.randn(2, 6)
     torch.testing.assert_close(bank.network["layer"](x), second["layer"](x))
     with pytest.raises(AssertionError, match="never joined"):
-        bank.seat([Share(voice="anna", rows=2, columns=2)])
+        bank.seats = bank.seats_of([Share(voice="anna", rows=2, columns=2)])
 
 
 def test_who_does_not_fit_is_refused(base):

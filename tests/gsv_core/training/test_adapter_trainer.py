@@ -74,7 +74,7 @@ def test_each_voices_update_equals_its_update_alone(base, mel_base, items, phase
     used = base if phase == "semantic" else mel_base
     kind = SemanticTrainer if phase == "semantic" else MelTrainer
     together, pack = trained_together(used, phase, [plan_of(number) for number in range(3)], items)
-    assert pack.joint_steps >= STEPS
+    assert pack.joint_steps == STEPS + 1  # one has two parts; in some of the flow some voices train a shortcut
     for number, voice in enumerate(VOICES):
         wanted, numbers = trained_alone(lambda plan, voice: kind(used, plan, voice=voice), items, number)
         trainer, found = together[voice]
@@ -230,8 +230,7 @@ def test_what_fails_together_and_never_alone_ends_the_voices(base, mel_base, ite
 
     trained_together(used, phase, [plan_of(number) for number in range(2)], items, batches)
     assert made.keys() == {0, 1}
-    # Steps of the flow that train a shortcut are counted by themselves.
-    assert max(made.values()) <= (2 if phase == "semantic" else 8), made
+    assert max(made.values()) <= 2, made
 
 
 @pytest.mark.parametrize("together", [True, False])

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from gsv_core.checkpoints.checkpoint import latest_checkpoint, save_checkpoint
+from gsv_core.training import loop
 from gsv_core.training.loop import DivergedError, fit
 from gsv_core.training.schedules import PhasePlan
 from gsv_core.training.semantic_trainer import SemanticTrainer
@@ -206,6 +207,15 @@ def test_a_run_goes_on_with_less_memory(base, items, tmp_path):
     smaller = replace(PLAN, accumulate=2, checkpoint_layers=True)
     again = fit(SemanticTrainer(base, smaller, voice="anna"), items, [], smaller, resume=tmp_path)
     assert again.records[-1].metrics == pytest.approx(whole.records[-1].metrics, rel=1e-3)
+
+
+def test_memory_is_returned_where_layers_are_computed_again_and_kept_else(base, items, monkeypatch):
+    asked = []
+    monkeypatch.setattr(loop, "return_large_blocks", asked.append)
+    for recompute in (True, False):
+        plan = replace(PLAN, checkpoint_layers=recompute)
+        fit(SemanticTrainer(base, plan, voice="anna"), items, [], plan, should_stop=lambda: True)
+    assert asked == [True, False]
 
 
 def test_numbers_that_are_none_are_left_out_and_skipped_steps_are_counted(base, items):

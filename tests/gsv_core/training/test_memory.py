@@ -26,7 +26,7 @@ import gc, json, sys
 import torch
 from pathlib import Path
 from gsv_core.training import memory
-from gsv_core.training.batches import BatchOrder
+from gsv_core.training.loop import fit
 from gsv_core.training.schedules import PhasePlan
 from tests.gsv_core.training.test_memory import base_of
 
@@ -41,11 +41,7 @@ gc.collect()
 Path("/proc/self/clear_refs").write_text("5")  # forget the highest resident size so far
 before = resident("VmRSS")
 trainer = memory._trainer(base, phase, plan, torch.device("cpu"))
-order = BatchOrder.of(lengths, plan, "memory", phase)
-parts = order.parts(range(len(lengths)), accumulate=plan.accumulate, most_frames=plan.most_frames)
-batches = [trainer.collate(memory._items(base, phase, [lengths[i] for i in part])) for part in parts]
-for _ in range(2):
-    trainer.step(batches)
+fit(trainer, memory._items(base, phase, lengths), [], plan, should_stop=lambda: trainer.steps_done == 2)
 print(json.dumps([estimated.total, resident("VmHWM") - before]))
 """
 
@@ -112,6 +108,11 @@ def test_an_estimate_is_what_a_process_grows_by():
     assert estimated == pytest.approx(grown, rel=0.15)
 
 
+def test_layers_that_are_computed_again_leave_no_holes():
+    estimated, grown = growth("nano", "semantic", [900] * 8, batch_size=8, checkpoint_layers=True)
+    assert estimated == pytest.approx(grown, rel=0.15)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("release", "phase", "lengths", "settings"),
@@ -120,8 +121,10 @@ def test_an_estimate_is_what_a_process_grows_by():
         ("v2", "semantic", [370] * 8, {"most_frames": 800}),
         ("v2", "semantic", [370] * 8, {"checkpoint_layers": True}),
         ("v2", "wave", [200] * 4, {}),
+        ("v2", "wave", [200] * 4, {"checkpoint_layers": True}),
         ("v2", "wave", [400] * 2, {"trains": "acoustic_side"}),
         ("v4", "wave", [200] * 2, {"trains": "low_rank"}),
+        ("v4", "wave", [200] * 2, {"trains": "low_rank", "checkpoint_layers": True}),
     ],
 )
 def test_an_estimate_at_full_size_is_what_a_process_grows_by(release, phase, lengths, settings):
