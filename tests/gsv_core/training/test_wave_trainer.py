@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from gsv_core.training.schedules import PhasePlan, Trains
-from gsv_core.training.updates import under
+from gsv_core.training.updates import TRAINER_VERSION, under
 from gsv_core.training.wave_trainer import FROZEN, TEXT_SIDE, WaveTrainer, trained_modules
 from tests.gsv_core.training.made_ranks import assert_alike, gradients_of, in_ranks
 
@@ -53,7 +53,7 @@ def test_weights_are_what_synthesis_needs_and_what_changed(base, items):
         "base_digest": base.digest,
         "phase": "wave",
         "step": "1",
-        "trainer_version": "2",
+        "trainer_version": TRAINER_VERSION,
     }
 
 
