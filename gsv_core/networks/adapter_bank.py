@@ -31,16 +31,6 @@ class Share:
     columns: int = 0
 
 
-@dataclass(frozen=True)
-class Seats:
-    """Who takes part in a pass, with the adapters side by side."""
-
-    shares: tuple[Share, ...]
-    """In the order in which they lie in a batch."""
-    adapters: tuple["Factors", ...]
-    """Per adapted matrix those of all, one behind the other: (K, R, I) and (K, O, R)."""
-
-
 class Factors(NamedTuple):
     """One adapter: what is added to a product is `scaling` times x A^T B^T."""
 
@@ -49,6 +39,16 @@ class Factors(NamedTuple):
     up: Tensor
     """(O, R)"""
     scaling: float
+
+
+@dataclass(frozen=True)
+class Seats:
+    """Who takes part in a pass, with the adapters side by side."""
+
+    shares: tuple[Share, ...]
+    """In the order in which they lie in a batch."""
+    adapters: tuple[Factors, ...]
+    """Per adapted matrix those of all, one behind the other: (K, R, I) and (K, O, R)."""
 
 
 class AdapterBank:

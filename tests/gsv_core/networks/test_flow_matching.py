@@ -81,6 +81,16 @@ def test_shortcuts_aim_where_two_half_steps_go(mel):
     torch.testing.assert_close(losses, torch.tensor([(0.5 - 0.25) ** 2, (2 / 128) ** 2]))
 
 
+def test_items_with_and_without_a_shortcut_share_the_pass_that_is_learnt_from(mel):
+    field = _Field()
+    mixed = FlowMatching(field)(mel, LENGTHS, _condition(), _draws(halvings=torch.tensor([0, 7])))
+    assert [len(step) for _, step, *_ in field.asked] == [1, 1, 2]
+    plain = FlowMatching(_Field())(mel, LENGTHS, _condition(), _draws())
+    shortcuts = FlowMatching(_Field())(mel, LENGTHS, _condition(), _draws(halvings=torch.tensor([2, 7])))
+    torch.testing.assert_close(mixed, torch.stack([plain[0], shortcuts[1]]))
+    assert plain[1] != shortcuts[1]
+
+
 def test_draws_follow_from_the_generator_alone(mel):
     first, again, other = (FlowDraws.of(mel, LENGTHS, torch.Generator().manual_seed(seed)) for seed in (3, 3, 4))
     assert torch.equal(first.noise, again.noise)
